@@ -1,0 +1,1 @@
+"""TOML to a frozen model; every error knows its line."""

@@ -1,0 +1,1 @@
+"""argv out, machine output in, one file per engine; pure; one contract."""

@@ -1,0 +1,1 @@
+"""Every effect on the machine: doors, bubblewrap, users, files."""

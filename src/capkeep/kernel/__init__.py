@@ -1,0 +1,1 @@
+"""What the kernel offers and says: processes, mounts, seccomp, Landlock, /proc."""

@@ -1,0 +1,1 @@
+"""Model to jobs, rooms and grants; pure."""

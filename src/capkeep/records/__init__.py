@@ -1,0 +1,1 @@
+"""What happened: store, query, judge."""

@@ -1,0 +1,1 @@
+"""The programs that run inside rooms, and the wire protocol."""

@@ -1,0 +1,87 @@
+"""What is said on a room's socket: JSON lines, one request in, events out, one result last.
+
+A request names an action from a fixed vocabulary and options of fixed types; never a command,
+and a path only where the action is about paths inside a snapshot. A socket that closes without a
+result is a failed step. Closing the socket towards a room stops what the room does.
+"""
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+from capkeep.errors import CapkeepError
+
+MAX_LINE: Final = 1 << 20  # bytes; a longer line is refused, not buffered
+
+Message = dict[str, object]
+
+
+class ProtocolError(CapkeepError):
+    """The other side said something that is not a message, or too much at once."""
+
+
+def encode(message: Message) -> bytes:
+    """One message as one line. Names that are not UTF-8 travel as surrogate escapes."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """One line as one message. Raises ProtocolError."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("not a JSON message") from error
+    if not isinstance(message, dict):
+        raise ProtocolError("a message must be an object")
+    return message
+
+
+class Channel:
+    """A socket that carries messages. Owns the socket; close it or use it as a context."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._buffer = b""
+
+    def __enter__(self) -> "Channel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        """Ends the conversation; safe to call again."""
+        self.sock.close()
+
+    def send(self, message: Message) -> None:
+        """Send one message. Raises OSError when the other side is gone."""
+        self.sock.sendall(encode(message))
+
+    def receive(self) -> Message | None:
+        """The next message, or None at the end. Raises ProtocolError, TimeoutError, OSError."""
+        while True:
+            line, found, rest = self._buffer.partition(b"\n")
+            if found:
+                self._buffer = rest
+                return decode(line)
+            if len(self._buffer) > MAX_LINE:
+                raise ProtocolError(f"a message is longer than {MAX_LINE} bytes")
+            data = self.sock.recv(65536)
+            if not data:
+                if self._buffer:
+                    raise ProtocolError("the conversation ended inside a message")
+                return None
+            self._buffer += data
+
+    def pending(self) -> bool:
+        """Whether a whole message is already buffered (select would not show it)."""
+        return b"\n" in self._buffer
+
+    def __iter__(self) -> Iterator[Message]:
+        while (message := self.receive()) is not None:
+            yield message

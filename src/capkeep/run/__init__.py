@@ -1,0 +1,1 @@
+"""Walk a job through its rooms; time limits, outcome."""
