@@ -189,7 +189,8 @@ def _close_others(keep: set[int]) -> None:
     """Close every descriptor but these, also those that we inherited by accident ourselves."""
     low = 0
     for fd in sorted(fd for fd in keep if fd >= 0):
-        os.closerange(low, fd)
+        if low < fd:  # CPython 3.11 takes closerange(0, 0) for everything
+            os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
