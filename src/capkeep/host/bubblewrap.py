@@ -1,0 +1,133 @@
+"""Render a room's grant as a bubblewrap and setpriv command line; pure but for looking at paths.
+
+Sources: bwrap(1), setpriv(1), capabilities(7). The order of bubblewrap's arguments is the order of
+its mounts, so what is hidden comes before what is shown again inside it.
+"""
+
+import os
+from typing import Final, NamedTuple
+
+from capkeep.kernel.process import python
+from capkeep.plan.model import Grant, Mode, Plan, Room, RoomKind, View
+
+BWRAP: Final = "/usr/bin/bwrap"
+SETPRIV: Final = "/usr/bin/setpriv"
+PROGRAM_PATH: Final = "/usr/bin:/bin"
+# bubblewrap needs these to build the room; setpriv gives them up before the room's program starts.
+BUILDERS: Final = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+DEVICES: Final = ("null", "zero", "full", "random", "urandom")
+ETC: Final = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "localtime", "alternatives")
+ETC_NETWORK: Final = ("resolv.conf", "hosts", "ssl", "ca-certificates", "services", "gai.conf")
+USR_MERGE: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+SCRATCH_DIR: Final = "/run/capkeep"
+
+MODULES: Final = {
+    RoomKind.RUNNER: "capkeep.run.runner",
+    RoomKind.READER: "capkeep.rooms.reader",
+    RoomKind.VAULT: "capkeep.rooms.vault",
+    RoomKind.KEEPER: "capkeep.rooms.keeper",
+    RoomKind.VIEWER: "capkeep.rooms.viewer",
+    RoomKind.RESTORER: "capkeep.rooms.restorer",
+}
+
+
+class Command(NamedTuple):
+    """A program to execute and its whole environment."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+
+
+def render(room: Room, plan: Plan, stage: str) -> Command:
+    """The command that starts `room`; `stage` is where the source view has been put together."""
+    grant = room.grant
+    args: list[str] = [BWRAP, "--die-with-parent", "--new-session"]
+    args += _namespaces(grant, plan.mode)
+    args += _host_view(grant, stage) if grant.view is View.HOST else _tools_view(room, plan)
+    for path in grant.write:
+        args += ["--bind", path, path]
+    if grant.view is View.HOST:
+        for path in _hidden_dirs(grant, stage):
+            args += ["--remount-ro", path]
+    else:
+        args += ["--remount-ro", "/"]
+    args += ["--chdir", "/", "--"]
+    args += _become(grant, plan.mode)
+    args += [plan.interpreter, *python(plan.package, MODULES[room.kind])]
+    return Command(tuple(args), (("PATH", PROGRAM_PATH), ("LANG", "C.UTF-8")))
+
+
+def _namespaces(grant: Grant, mode: Mode) -> list[str]:
+    args = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    if not grant.network:
+        args.append("--unshare-net")
+    if mode is Mode.USER:
+        return [*args, "--unshare-user", "--uid", str(grant.uid), "--gid", str(grant.gid)]
+    args += ["--cap-drop", "ALL"]
+    for capability in (*BUILDERS, *grant.capabilities):
+        args += ["--cap-add", capability]
+    return args
+
+
+def _become(grant: Grant, mode: Mode) -> list[str]:
+    """Give up root for the room's user; nothing to give up in user mode."""
+    if mode is Mode.USER:
+        return []
+    names = [c.removeprefix("CAP_").lower() for c in grant.capabilities]
+    sets = ",".join(["-all", *(f"+{n}" for n in names)])
+    return [
+        SETPRIV, f"--reuid={grant.uid}", f"--regid={grant.gid}", "--clear-groups",
+        f"--inh-caps={sets}", f"--ambient-caps={sets}", f"--bounding-set={sets}",
+        "--no-new-privs", "--",
+    ]  # fmt: skip
+
+
+def _own_places(network_files: bool = False) -> list[str]:
+    """The room's own /proc, /dev and /run; nothing in them is writable for its user."""
+    args = ["--proc", "/proc", "--perms", "0755", "--tmpfs", "/dev"]
+    for device in DEVICES:
+        args += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    args += ["--symlink", "/proc/self/fd", "/dev/fd", "--remount-ro", "/dev"]
+    args += ["--perms", "0755", "--tmpfs", "/run", "--dir", SCRATCH_DIR]
+    if network_files and os.path.realpath("/etc/resolv.conf").startswith("/run/"):
+        real = os.path.realpath("/etc/resolv.conf")
+        args += ["--ro-bind-try", real, real]
+    return [*args, "--remount-ro", "/run"]
+
+
+def _hidden_dirs(grant: Grant, stage: str) -> list[str]:
+    return [p for p in grant.hide if os.path.isdir(stage + p)]
+
+
+def _host_view(grant: Grant, stage: str) -> list[str]:
+    """The machine's own root, read-only, so that snapshots hold the real paths."""
+    args = ["--ro-bind", stage or "/", "/", *_own_places(grant.network)]
+    hidden_dirs = _hidden_dirs(grant, stage)
+    for path in grant.hide:
+        if path in hidden_dirs:
+            args += ["--perms", "0755", "--tmpfs", path]
+        elif os.path.lexists(stage + path):
+            args += ["--ro-bind", "/dev/null", path]
+    return args
+
+
+def _tools_view(room: Room, plan: Plan) -> list[str]:
+    """Programs and a few public files: nothing of what is backed up."""
+    args = ["--ro-bind", "/usr", "/usr"]
+    for path in USR_MERGE:
+        if os.path.islink(path):
+            args += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            args += ["--ro-bind", path, path]
+    for name in ETC + (ETC_NETWORK if room.grant.network else ()):
+        args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    args += _own_places(room.grant.network)
+    programs = [plan.interpreter]
+    if room.repository:
+        programs.append(plan.repository(room.repository).program)
+    shown = [p for p in programs if not p.startswith(("/usr/", "/bin/"))]
+    for path in (*shown, *room.grant.read):
+        args += ["--ro-bind", path, path]
+    if not plan.package.startswith("/usr/"):
+        args += ["--ro-bind", f"{plan.package}/capkeep", f"{plan.package}/capkeep"]
+    return args

@@ -1,0 +1,89 @@
+"""Fetch a room's secrets just before it starts; they go on in memory only.
+
+Runs in the root parent's child that becomes the room (in user mode: as the user).
+"""
+
+import os
+import shutil
+from typing import Final
+
+from capkeep.errors import CapkeepError
+from capkeep.kernel.process import spawn
+from capkeep.plan.model import Grant, Mode, Secret, SecretSource
+
+MAX_BYTES: Final = 64 << 10
+COMMAND_SECONDS: Final = 30
+# Where systemd looks for credentials of that name (systemd.exec(5), LoadCredential=).
+PLAIN_STORES: Final = ("/etc/credstore", "/run/credstore", "/usr/lib/credstore")
+SEALED_STORES: Final = ("/etc/credstore.encrypted", "/run/credstore.encrypted")
+
+
+class SecretError(CapkeepError):
+    """A secret cannot be had; names the secret and where it should come from, never its value."""
+
+
+def fetch(secret: Secret, grant: Grant, mode: Mode) -> str:
+    """The secret's text, without the newline that editors add. Raises SecretError."""
+    source = secret.source
+    try:
+        raw = _read(source, grant, mode)
+    except (OSError, TimeoutError) as error:
+        raise SecretError(f"secret {secret.name} from {describe(source)}: {error}") from error
+    text = raw.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise SecretError(f"secret {secret.name} from {describe(source)} is empty")
+    return text
+
+
+def describe(source: SecretSource) -> str:
+    """Where a secret comes from, for people."""
+    if source.file:
+        return source.file
+    return f"credential {source.credential}" if source.credential else f"command {source.command[0]}"
+
+
+def _read(source: SecretSource, grant: Grant, mode: Mode) -> bytes:
+    if source.file:
+        return _read_file(source.file)
+    if source.command:
+        return _output(source.command, grant, mode)
+    for store in PLAIN_STORES:
+        path = f"{store}/{source.credential}"
+        if os.path.exists(path):
+            return _read_file(path)
+    tool = shutil.which("systemd-creds", path="/usr/bin:/bin")
+    for store in SEALED_STORES:
+        path = f"{store}/{source.credential}"
+        if os.path.exists(path) and tool:
+            return _output((tool, "decrypt", path, "-"), None, mode)
+    raise FileNotFoundError(2, "no such credential in " + ", ".join(PLAIN_STORES + SEALED_STORES))
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES)
+
+
+def _output(argv: tuple[str, ...], grant: Grant | None, mode: Mode) -> bytes:
+    """What a command prints, run as the room's user and without any capability."""
+
+    def drop_root() -> None:
+        if grant is not None and mode is Mode.SYSTEM:
+            os.setgroups([])
+            os.setresgid(grant.gid, grant.gid, grant.gid)
+            os.setresuid(grant.uid, grant.uid, grant.uid)
+
+    receiving, sending = os.pipe()
+    try:
+        child = spawn(argv, env={"PATH": "/usr/bin:/bin"}, stdout=sending, prepare=drop_root)
+    finally:
+        os.close(sending)
+    with open(receiving, "rb") as output:
+        try:
+            code = child.wait(COMMAND_SECONDS)  # what fits the pipe (64 KiB) needs no reader
+        except TimeoutError:
+            child.kill()
+            raise
+        if code != 0:
+            raise OSError(5, f"{argv[0]} exited with {code}")
+        return output.read(MAX_BYTES)
