@@ -47,7 +47,7 @@ def render(room: Room, plan: Plan, stage: str) -> Command:
     for path in grant.write:
         args += ["--bind", path, path]
     if grant.view is View.HOST:
-        for path in _hidden_dirs(grant, stage):
+        for path in _hidden_dirs(grant):
             args += ["--remount-ro", path]
     else:
         args += ["--remount-ro", "/"]
@@ -95,18 +95,18 @@ def _own_places(network_files: bool = False) -> list[str]:
     return [*args, "--remount-ro", "/run"]
 
 
-def _hidden_dirs(grant: Grant, stage: str) -> list[str]:
-    return [p for p in grant.hide if os.path.isdir(stage + p)]
+def _hidden_dirs(grant: Grant) -> list[str]:
+    return [p for p in grant.hide if os.path.isdir(p)]
 
 
 def _host_view(grant: Grant, stage: str) -> list[str]:
     """The machine's own root, read-only, so that snapshots hold the real paths."""
     args = ["--ro-bind", stage or "/", "/", *_own_places(grant.network)]
-    hidden_dirs = _hidden_dirs(grant, stage)
+    hidden_dirs = _hidden_dirs(grant)
     for path in grant.hide:
         if path in hidden_dirs:
             args += ["--perms", "0755", "--tmpfs", path]
-        elif os.path.lexists(stage + path):
+        elif os.path.lexists(path):
             args += ["--ro-bind", "/dev/null", path]
     return args
 

@@ -163,6 +163,16 @@ class Places(NamedTuple):
         return self.state + "/records"
 
     @property
+    def stage(self) -> str:
+        """Empty directory over which a reader's view is put together, in its own mount namespace."""
+        return self.run + "/stage"
+
+    @property
+    def runner_socket(self) -> str:
+        """Where `capkeep run` asks."""
+        return self.run + "/run.sock"
+
+    @property
     def canary(self) -> str:
         """The file that every snapshot must hold."""
         return self.config + "/canary"
@@ -190,15 +200,15 @@ class Plan(NamedTuple):
 
     def room(self, name: str) -> Room:
         """The room of that name. Raises KeyError."""
-        return next(iter(r for r in self.rooms if r.name == name))
+        return {r.name: r for r in self.rooms}[name]
 
     def job(self, name: str) -> Job:
         """The job of that name. Raises KeyError."""
-        return next(iter(j for j in self.jobs if j.name == name))
+        return {j.name: j for j in self.jobs}[name]
 
     def repository(self, name: str) -> Repository:
         """The repository of that name. Raises KeyError."""
-        return next(iter(r for r in self.repositories if r.name == name))
+        return {r.name: r for r in self.repositories}[name]
 
 
 class Brief(NamedTuple):
@@ -217,3 +227,4 @@ class Brief(NamedTuple):
     hostname: str
     host_namespaces: tuple[tuple[str, int], ...]  # name → inode on the host
     secrets: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()  # mount points below a source not shown, and why

@@ -1,0 +1,173 @@
+"""The root parent on a host where systemd does not start the rooms: it opens doors, no more.
+
+It listens on every room's socket and starts the room for whoever was allowed to connect, the way a
+service manager does with `Accept=yes` (systemd.socket(5)). It reads nothing that a caller sends,
+so there is nothing to parse, and whatever it executes and grants stands in the plan.
+"""
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Final
+
+from capkeep.errors import CapkeepError, Failure, RefusedError
+from capkeep.host.start import start
+from capkeep.kernel.process import Child
+from capkeep.plan.model import Door, Plan, Room
+from capkeep.rooms.protocol import encode
+
+BACKLOG: Final = 16
+
+
+class Doors:
+    """Listeners, and the rooms behind them. Use as a context: leaving closes and ends them all."""
+
+    def __init__(self, plan: Plan, *, exit_when_idle: float = 0) -> None:
+        self.plan = plan
+        self.exit_when_idle = exit_when_idle
+        self._selector = selectors.DefaultSelector()
+        self._living: dict[Child, str] = {}  # child → its room's name; "" for a vault
+        self._lock = _take_lock(plan.places.run)
+        self._idle_since = time.monotonic()
+
+    def __enter__(self) -> "Doors":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        for room in self.plan.rooms:
+            if room.door:
+                _unlink(room.door.path)
+        for child in self._living:
+            child.kill()
+        self._selector.close()
+        os.close(self._lock)
+
+    def open(self) -> int:
+        """Listen on every door; returns how many. Raises OSError."""
+        rooms = [r for r in self.plan.rooms if r.door]
+        for room in rooms:
+            assert room.door is not None
+            self._selector.register(_listen(room.door), selectors.EVENT_READ, room)
+        return len(rooms)
+
+    def serve(self, should_stop: "StopFlag") -> None:
+        """Open rooms for callers until asked to stop, or until idle for long enough."""
+        while not should_stop.stop and not self._idle_for_long():
+            for key, _ in self._selector.select(timeout=1.0):
+                if isinstance(key.data, Room):
+                    self._answer(key.fileobj, key.data)
+                else:
+                    self._reap(key.fileobj)
+
+    def _idle_for_long(self) -> bool:
+        if self._living:
+            self._idle_since = time.monotonic()
+        idle = time.monotonic() - self._idle_since
+        return bool(self.exit_when_idle) and idle > self.exit_when_idle
+
+    def _answer(self, listener: object, room: Room) -> None:
+        assert isinstance(listener, socket.socket) and room.door is not None
+        try:
+            caller, _ = listener.accept()
+        except OSError:
+            return  # the caller has gone already, or we are out of descriptors for the moment
+        with caller:
+            if sum(name == room.name for name in self._living.values()) >= room.door.connections:
+                _turn_away(caller, Failure.LOCKED, f"{room.name} is busy")
+                return
+            try:
+                started = start(self.plan, room, caller, _peer_uid(caller))
+            except (OSError, CapkeepError) as error:
+                print(f"doors: {room.name} cannot be opened: {error}", file=sys.stderr)
+                _turn_away(caller, Failure.ENGINE, f"{room.name} cannot be opened: {error}")
+                return
+        self._watch(started.room, room.name)
+        if started.vault is not None:
+            self._watch(started.vault, "")
+
+    def _watch(self, child: Child, name: str) -> None:
+        self._living[child] = name
+        self._selector.register(child, selectors.EVENT_READ)
+
+    def _reap(self, child: object) -> None:
+        assert isinstance(child, Child)
+        self._selector.unregister(child)
+        del self._living[child]
+        child.poll()
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT."""
+
+    def __init__(self) -> None:
+        self.stop = False
+
+    def install(self) -> None:
+        """Take the signals over from the interpreter."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, *_: object) -> None:
+        self.stop = True
+
+
+def _take_lock(run_dir: str) -> int:
+    """Only one process opens the doors. Raises RefusedError."""
+    os.makedirs(run_dir, mode=0o755, exist_ok=True)
+    fd = os.open(f"{run_dir}/doors.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise RefusedError(
+            "the doors are open already",
+            hint=f"another `capkeep doors` serves {run_dir}; stop it first to start a new one",
+        ) from error
+    return fd
+
+
+def _listen(door: Door) -> socket.socket:
+    """A listener that appears under its name only with its final owner and mode."""
+    draft = door.path + ".new"
+    _unlink(draft)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(draft)
+        if os.geteuid() == 0:
+            os.chown(draft, door.uid, door.gid)
+        os.chmod(draft, door.mode)
+        listener.listen(BACKLOG)
+        os.rename(draft, door.path)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _turn_away(caller: socket.socket, failure: Failure, text: str) -> None:
+    caller.setblocking(False)
+    with contextlib.suppress(OSError):
+        caller.sendall(encode({"event": "result", "failure": failure, "text": text}))
+
+
+def _peer_uid(caller: socket.socket) -> int:
+    """The uid that connected, from the kernel (SO_PEERCRED, unix(7))."""
+    raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[1])
