@@ -19,7 +19,6 @@ DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 ETC: Final = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "localtime", "alternatives")
 ETC_NETWORK: Final = ("resolv.conf", "hosts", "ssl", "ca-certificates", "services", "gai.conf")
 USR_MERGE: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-SCRATCH_DIR: Final = "/run/capkeep"
 
 MODULES: Final = {
     RoomKind.RUNNER: "capkeep.run.runner",
@@ -51,6 +50,7 @@ def render(room: Room, plan: Plan, stage: str) -> Command:
             args += ["--remount-ro", path]
     else:
         args += ["--remount-ro", "/"]
+    args += ["--remount-ro", "/run"]
     args += ["--chdir", "/", "--"]
     args += _become(grant, plan.mode)
     args += [plan.interpreter, *python(plan.package, MODULES[room.kind])]
@@ -88,11 +88,11 @@ def _own_places(network_files: bool = False) -> list[str]:
     for device in DEVICES:
         args += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     args += ["--symlink", "/proc/self/fd", "/dev/fd", "--remount-ro", "/dev"]
-    args += ["--perms", "0755", "--tmpfs", "/run", "--dir", SCRATCH_DIR]
+    args += ["--perms", "0755", "--tmpfs", "/run"]
     if network_files and os.path.realpath("/etc/resolv.conf").startswith("/run/"):
         real = os.path.realpath("/etc/resolv.conf")
         args += ["--ro-bind-try", real, real]
-    return [*args, "--remount-ro", "/run"]
+    return args
 
 
 def _hidden_dirs(grant: Grant) -> list[str]:

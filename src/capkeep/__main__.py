@@ -1,0 +1,34 @@
+"""The only place that exits: an error becomes a sentence, a hint and an exit code."""
+
+import os
+import sys
+
+from capkeep.cli.main import main as run_command
+from capkeep.errors import EXIT_CODES, CapkeepError, Failure, StepError
+
+
+def main() -> None:
+    """Entry point of the `capkeep` command."""
+    try:
+        code = run_command()
+        sys.stdout.flush()
+    except CapkeepError as error:
+        print(f"capkeep: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        if isinstance(error, StepError) and error.engine_words:
+            print("  the engine said:", file=sys.stderr)
+            for line in error.engine_words.splitlines():
+                print(f"    {line}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_CODES[Failure.STOPPED]
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

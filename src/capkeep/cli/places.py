@@ -1,0 +1,53 @@
+"""Which directories a command works with: the system's, a prefix's, or the user's own."""
+
+import argparse
+import os
+
+from capkeep.errors import RefusedError
+from capkeep.plan.model import Mode, Places
+
+SYSTEM = Places(
+    config="/etc/capkeep",
+    state="/var/lib/capkeep",
+    cache="/var/cache/capkeep",
+    log="/var/log/capkeep",
+    run="/run/capkeep",
+)
+
+
+def resolve(args: argparse.Namespace) -> Places:
+    """The places that `--prefix` and `--user` select."""
+    if args.prefix:
+        return prefixed(os.path.abspath(args.prefix))
+    return user_places() if args.user else SYSTEM
+
+
+def mode(args: argparse.Namespace) -> Mode:
+    """System unless `--user` was given."""
+    return Mode.USER if args.user else Mode.SYSTEM
+
+
+def prefixed(prefix: str) -> Places:
+    """Everything below one directory, for demonstrations, tests and containers."""
+    return Places(*(f"{prefix}/{name}" for name in ("etc", "state", "cache", "log", "run")))
+
+
+def user_places() -> Places:
+    """The user's own directories (XDG Base Directory Specification 0.8)."""
+    home = os.path.expanduser("~")
+    if not home.startswith("/"):
+        raise RefusedError("HOME is not set", hint="user mode keeps its files below $HOME")
+
+    def xdg(variable: str, default: str) -> str:
+        base = os.environ.get(variable, "")
+        return (base if base.startswith("/") else f"{home}/{default}") + "/capkeep"
+
+    state = xdg("XDG_STATE_HOME", ".local/state")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Places(
+        config=xdg("XDG_CONFIG_HOME", ".config"),
+        state=state,
+        cache=xdg("XDG_CACHE_HOME", ".cache"),
+        log=state + "/log",
+        run=f"{runtime}/capkeep" if runtime.startswith("/") else state + "/run",
+    )

@@ -1,0 +1,57 @@
+"""What a room executes must be changeable by root alone: this looks, file by file.
+
+In user mode the user takes root's side: what is executed must be root's or the user's own.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+
+
+def untrusted(paths: Iterable[str], owners: frozenset[int] = frozenset({0})) -> tuple[str, ...]:
+    """A sentence for each file, or directory on the way to it, that others could change."""
+    found: dict[str, None] = {}
+    seen: set[str] = set()
+    for path in paths:
+        for part in _parts(path):
+            if part not in seen:
+                seen.add(part)
+                if sentence := _weakness(part, owners):
+                    found[sentence] = None
+    return tuple(found)
+
+
+def files_below(directory: str) -> Iterator[str]:
+    """The directory and everything in it."""
+    yield directory
+    for base, dirs, files in os.walk(directory):
+        for name in (*dirs, *files):
+            yield f"{base}/{name}"
+
+
+def _parts(path: str) -> Iterator[str]:
+    """Every directory on the way to `path`, as written and as resolved, and the file itself."""
+    for way in {os.path.abspath(path), os.path.realpath(path)}:
+        part = ""
+        yield "/"
+        for name in way.strip("/").split("/"):
+            part += "/" + name
+            yield part
+
+
+def _weakness(path: str, owners: frozenset[int]) -> str:
+    try:
+        state = os.lstat(path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if state.st_uid not in owners:
+        return f"{path} belongs to uid {state.st_uid}, who can change it"
+    if stat.S_ISLNK(state.st_mode):
+        return ""
+    others = state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if state.st_mode & stat.S_IWGRP and state.st_gid in owners and not state.st_mode & stat.S_IWOTH:
+        return ""  # root's own group (or the user's own) has nobody else in it
+    # In a sticky directory nobody can replace a file of ours (chmod(1)).
+    if others and not (stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISVTX):
+        return f"{path} can be written by others (mode {state.st_mode & 0o7777:04o})"
+    return ""

@@ -1,0 +1,357 @@
+"""What every room with an engine does: prove itself, connect its wire, run the engine, report.
+
+The room's program trusts neither its caller (whose requests come from a fixed vocabulary) nor the
+engine (which is confined further than the room before it starts, and whose output is only read).
+"""
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple, TypeVar
+
+from capkeep.errors import CapkeepError, Failure, StepError
+from capkeep.kernel import landlock, seccomp
+from capkeep.kernel.facts import Facts, read_facts
+from capkeep.kernel.process import Child, hide_memory, spawn
+from capkeep.plan import codec
+from capkeep.plan.model import Brief
+from capkeep.rooms.proof import weaker
+from capkeep.rooms.protocol import Channel, Message, ProtocolError
+
+CALLER_FD: Final = 0
+BRIEF_FD: Final = 3
+WIRE_FD: Final = 4
+REQUEST_SECONDS: Final = 30
+VAULT_START_SECONDS: Final = 60
+VAULT_END_SECONDS: Final = 120
+READ_SIZE: Final = 1 << 18
+LINE_LIMIT: Final = 4 << 20  # bytes of one line of an engine's output
+
+OptionT = TypeVar("OptionT", str, int, bool)
+
+
+class Stopped(CapkeepError):
+    """The caller closed its socket: whatever is done for it ends."""
+
+
+class EngineEnd(NamedTuple):
+    """How an engine's process ended."""
+
+    exit_code: int  # negative: the signal that ended it
+    vault_failure: Failure | None  # what the vault said of the place behind it
+    vault_text: str
+
+
+def read_brief() -> Brief:
+    """The room's part of the plan and its secrets, read once from the descriptor."""
+    with open(BRIEF_FD, "rb") as file:
+        return codec.loads(Brief, file.read())
+
+
+def option(request: Message, name: str, default: OptionT) -> OptionT:
+    """A request's option of the default's type. Raises ProtocolError for any other type."""
+    options = request.get("options", {})
+    value = options.get(name, default) if isinstance(options, dict) else None
+    if type(value) is not type(default):
+        raise ProtocolError(f"option {name} must be {type(default).__name__}")
+    return value
+
+
+def option_list(request: Message, name: str) -> tuple[str, ...]:
+    """A request's option that is a list of strings; empty if absent. Raises ProtocolError."""
+    options = request.get("options", {})
+    value = options.get(name, []) if isinstance(options, dict) else None
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise ProtocolError(f"option {name} must be a list of strings")
+    return tuple(value)
+
+
+class EngineRoom:
+    """A room between its caller, its engine and its vault. Owns all three on every way out."""
+
+    def __init__(self, brief: Brief, *, profile: seccomp.Profile) -> None:
+        self.brief = brief
+        self.caller = Channel(socket.socket(fileno=CALLER_FD))
+        self.wire: Channel | None = None
+        self._profile = profile
+        self._listener: socket.socket | None = None
+        self._vault_gone = False
+
+    def close(self) -> None:
+        """Ends the conversation with the caller and the vault."""
+        for end in (self._listener, self.wire, self.caller):
+            if end is not None:
+                end.close()
+
+    # -- proof
+
+    def prove(self) -> None:
+        """Tell the caller what the kernel says of this room. Raises StepError if it is weak."""
+        self._report_proof("room", read_facts(None, self.brief.host_namespaces))
+
+    def _report_proof(self, process: str, facts: Facts) -> None:
+        found = weaker(facts, self.brief.room, self.brief.mode, process)
+        self.tell({
+            "event": "proof", "process": process, "facts": codec.to_plain(facts),
+            "weaker": list(found),
+        })  # fmt: skip
+        if found:
+            raise StepError(
+                Failure.WEAKENED,
+                f"{self.brief.room.name} ({process}) is weaker than its grant: {'; '.join(found)}",
+                hint="nothing was started; `capkeep apply` renews the rooms, and the kernel or a"
+                " container around this host may be what takes the protection away",
+            )
+
+    # -- caller
+
+    def tell(self, message: Message) -> None:
+        """Say something to the caller. Raises Stopped when it is gone."""
+        try:
+            self.caller.send(message)
+        except OSError as error:
+            raise Stopped("the caller is gone") from error
+
+    def request(self) -> Message:
+        """The caller's one request. Raises ProtocolError, Stopped, TimeoutError."""
+        self.caller.sock.settimeout(REQUEST_SECONDS)
+        message = self.caller.receive()
+        self.caller.sock.settimeout(None)
+        if message is None:
+            raise Stopped("the caller asked for nothing")
+        return message
+
+    # -- wire
+
+    def open_wire(self) -> None:
+        """Make the listener inside this room's own network and hand it to the vault."""
+        if self.brief.room.wire is None:
+            return
+        self.wire = Channel(socket.socket(fileno=WIRE_FD))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        socket.send_fds(self.wire.sock, [b'{"listen":true}\n'], [self._listener.fileno()])
+
+    def repository_url(self) -> str:
+        """What the engine is told: its end of the wire, or the location itself."""
+        assert self.brief.repository is not None
+        if self._listener is None:
+            return self.brief.repository.location
+        return f"rest:http://127.0.0.1:{self._listener.getsockname()[1]}/"
+
+    def await_vault(self) -> None:
+        """Wait until the vault has proven itself, and pass the proof on. Raises StepError."""
+        if self.wire is None:
+            return
+        self.wire.sock.settimeout(VAULT_START_SECONDS)
+        try:
+            while (message := self.wire.receive()) is not None:
+                self._raise_vault_failure(message)
+                if message.get("event") == "proof":
+                    self._pass_vault_proof(message)
+                    return
+        except (OSError, ProtocolError) as error:
+            raise StepError(Failure.INTERRUPTED, f"the vault did not start: {error}") from error
+        raise StepError(Failure.INTERRUPTED, "the vault ended before it had started")
+
+    def _pass_vault_proof(self, message: Message) -> None:
+        self.tell({**message, "process": "vault"})
+        found = message.get("weaker")
+        if found:
+            raise StepError(Failure.WEAKENED, f"the vault is weaker than its grant: {found}")
+
+    def _raise_vault_failure(self, message: Message) -> None:
+        if message.get("event") == "failure":
+            raise StepError(Failure(str(message.get("failure"))), str(message.get("text", "")))
+
+    def finish_wire(self) -> int:
+        """Tell the vault that the engine is done; returns the bytes it stored, 0 if unknown."""
+        if self.wire is None or self._vault_gone:
+            return 0
+        self.wire.sock.settimeout(VAULT_END_SECONDS)
+        try:
+            self.wire.sock.shutdown(socket.SHUT_WR)
+            for message in self.wire:
+                if message.get("event") == "stored":
+                    stored = message.get("bytes")
+                    return stored if isinstance(stored, int) else 0
+        except (OSError, ProtocolError):
+            pass  # the engine has ended; what it said of its own success counts
+        return 0
+
+    # -- engine
+
+    def writable(self) -> tuple[str, ...]:
+        """Where the engine may write."""
+        return self.brief.room.grant.write
+
+    def _confine(self, ports: Sequence[int]) -> Callable[[], None]:
+        writable = self.writable()
+        profile = self._profile
+
+        def confine() -> None:
+            landlock.restrict(writable, ports)
+            seccomp.install(profile)
+
+        return confine
+
+    @contextmanager
+    def engine(self, argv: Sequence[str], env: dict[str, str], cwd: str = "/") -> Iterator["Engine"]:
+        """A confined, proven, running engine; killed on the way out if it still runs."""
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        ports = [self._listener.getsockname()[1]] if self._listener else []
+        confine = None if self.brief.room.grant.network else self._confine(ports)
+        try:
+            child = spawn(
+                argv, env=env, stdout=out_write, stderr=err_write, cwd=cwd, hold=True,
+                prepare=confine or self._confine_with_network,
+            )  # fmt: skip
+        finally:
+            os.close(out_write)
+            os.close(err_write)
+        try:
+            self._report_proof("engine", read_facts(child.pid, self.brief.host_namespaces))
+            child.release()
+            yield Engine(self, child, out_read, err_read)
+        except OSError as error:
+            raise StepError(Failure.ENGINE, f"the engine cannot be started: {error}") from error
+        finally:
+            child.kill()
+            os.close(out_read)
+            os.close(err_read)
+
+    def _confine_with_network(self) -> None:
+        """An engine that was explicitly given the network keeps sockets, and nothing else."""
+        seccomp.install(seccomp.Profile.VAULT)
+
+
+class Engine:
+    """A running engine: its lines, until it ends, its caller leaves or its time is over."""
+
+    def __init__(self, room: EngineRoom, child: Child, stdout: int, stderr: int) -> None:
+        self._room = room
+        self._child = child
+        self._open = {stdout: "stdout", stderr: "stderr"}
+        self._partial = {stdout: b"", stderr: b""}
+
+    def run(
+        self,
+        on_line: Callable[[str, bytes], None],
+        *,
+        on_tick: Callable[[], None] | None = None,
+        deadline: float,
+    ) -> EngineEnd:
+        """Feed every line to `on_line` (stream name, line) and call `on_tick` once a second.
+
+        Raises Stopped, StepError (the vault failed, no space, time over).
+        """
+        next_tick = time.monotonic() + 1
+        while self._open:
+            watched = [*self._open, self._room.caller]
+            if self._room.wire is not None:
+                watched.append(self._room.wire)
+            for ready in select.select(watched, [], [], 1.0)[0]:
+                if isinstance(ready, int):
+                    self._read(ready, on_line)
+                elif ready is self._room.caller:
+                    self._hear_caller()
+                else:
+                    self._hear_vault()
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + 1
+                self._check_limits(now, deadline)
+                if on_tick:
+                    on_tick()
+        return EngineEnd(self._child.wait(60), None, "")
+
+    def _read(self, fd: int, on_line: Callable[[str, bytes], None]) -> None:
+        data = os.read(fd, READ_SIZE)
+        stream = self._open[fd]
+        if not data:
+            del self._open[fd]
+            if self._partial[fd]:
+                on_line(stream, self._partial[fd])
+            return
+        *lines, rest = (self._partial[fd] + data).split(b"\n")
+        for line in lines:
+            on_line(stream, line)
+        if len(rest) > LINE_LIMIT:
+            raise StepError(Failure.ENGINE, f"the engine printed a line over {LINE_LIMIT} bytes")
+        self._partial[fd] = rest
+
+    def _hear_caller(self) -> None:
+        """After its request a caller can only leave."""
+        if not self._room.caller.sock.recv(4096):
+            raise Stopped("the caller is gone")
+
+    def _hear_vault(self) -> None:
+        assert self._room.wire is not None
+        try:
+            message = self._room.wire.receive()
+        except (OSError, ProtocolError):
+            message = None
+        if message is None:
+            raise StepError(Failure.INTERRUPTED, "the vault ended while the engine was running")
+        self._room._raise_vault_failure(message)
+
+    def _check_limits(self, now: float, deadline: float) -> None:
+        if now > deadline:
+            raise StepError(Failure.TIMEOUT, "the step took longer than its time limit")
+        floor = self._room.brief.room.grant.limits.free_space_bytes
+        for path in self._room.writable():
+            state = os.statvfs(path)
+            if state.f_bavail * state.f_frsize < floor:
+                raise StepError(
+                    Failure.NO_SPACE,
+                    f"less than {floor >> 20} MiB are free where {path} is",
+                    hint="make room there, or lower free-space in [limits]",
+                )
+
+
+def serve(
+    actions: dict[str, Callable[[EngineRoom, Message], Message]], profile: seccomp.Profile
+) -> int:
+    """A room's whole life: brief, proof, wire, one request, one result."""
+    hide_memory()
+    room = EngineRoom(read_brief(), profile=profile)
+    try:
+        room.open_wire()
+        seccomp.install(seccomp.Profile.ROOM)
+        result = _answer(room, actions)
+        room.tell({"event": "result", **result})
+    except Stopped:
+        return 1
+    finally:
+        room.close()
+    return 0
+
+
+def _answer(
+    room: EngineRoom, actions: dict[str, Callable[[EngineRoom, Message], Message]]
+) -> Message:
+    """The result of the one request: every failure becomes a result with a name."""
+    try:
+        room.prove()
+        request = room.request()
+        action = actions.get(str(request.get("action")))
+        if action is None:
+            raise StepError(Failure.REFUSED, "this room does not know that request")
+        return action(room, request)
+    except StepError as error:
+        return failed(error.failure, str(error), error.hint, error.engine_words)
+    except (ProtocolError, TimeoutError) as error:
+        return failed(Failure.REFUSED, f"the request was refused: {error}")
+
+
+def failed(
+    failure: Failure, text: str, hint: str = "", engine_words: str = "", **more: object
+) -> Message:
+    """The result of a step that failed."""
+    return {
+        "exit_code": None, "failure": failure, "text": text, "hint": hint,
+        "engine_words": engine_words, "summary": {}, **more,
+    }  # fmt: skip
