@@ -1,0 +1,79 @@
+"""Users and groups that rooms run as: look them up, make them, take them away.
+
+Made with useradd(8) and groupadd(8) of Debian's essential `passwd` package.
+"""
+
+import grp
+import pwd
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from capkeep.errors import CapkeepError
+from capkeep.host.commands import run_command
+
+NOLOGIN: Final = "/usr/sbin/nologin"
+
+
+class UserError(CapkeepError):
+    """A user or group cannot be made, or is not fit to hold a room."""
+
+
+def missing(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the users that this host does not have yet."""
+    return tuple(n for n in names if _lookup(n) is None)
+
+
+def ids(names: Iterable[str]) -> Mapping[str, tuple[int, int]]:
+    """uid and primary gid of each user. Raises UserError for one that is missing or root."""
+    found = {}
+    for name in names:
+        entry = _lookup(name)
+        if entry is None:
+            raise UserError(f"there is no user {name}")
+        if entry.pw_uid == 0:
+            raise UserError(f"user {name} has uid 0", hint="a room must have a user of its own")
+        found[name] = (entry.pw_uid, entry.pw_gid)
+    return found
+
+
+def group_id(name: str) -> int:
+    """The gid of a group. Raises UserError."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise UserError(f"there is no group {name}") from error
+
+
+def make(name: str) -> None:
+    """A system user with a group of its own, no home and no shell. Raises UserError."""
+    _do("/usr/sbin/useradd", "--system", "--user-group", "--no-create-home",
+        "--home-dir", "/nonexistent", "--shell", NOLOGIN, "--comment", "capkeep room", name)  # fmt: skip
+
+
+def make_group(name: str) -> None:
+    """A system group. Raises UserError."""
+    _do("/usr/sbin/groupadd", "--system", name)
+
+
+def remove(name: str) -> None:
+    """Take away a user (and its own group) or a group that `make` made; gone already is fine."""
+    if _lookup(name) is not None:
+        _do("/usr/sbin/userdel", name)
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return
+    _do("/usr/sbin/groupdel", name)
+
+
+def _lookup(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _do(*argv: str) -> None:
+    code, output = run_command(argv, timeout=60)
+    if code != 0:
+        raise UserError(f"{' '.join(argv[:1])} failed for {argv[-1]}: {output.strip()}")

@@ -1,0 +1,40 @@
+"""Read the compiled plan that `apply` left, and refuse one that anybody else could have written."""
+
+import os
+import stat
+
+from capkeep.errors import RefusedError
+from capkeep.plan import codec
+from capkeep.plan.model import PLAN_VERSION, Places, Plan
+
+
+class NoPlanError(RefusedError):
+    """Nothing has been applied here yet."""
+
+
+def load_plan(places: Places) -> Plan:
+    """The plan of this host. Raises NoPlanError, RefusedError, DecodeError."""
+    path = places.plan
+    try:
+        with open(path, "rb") as file:
+            state = os.fstat(file.fileno())
+            text = file.read()
+    except FileNotFoundError as error:
+        raise NoPlanError(f"there is no plan at {path}", hint="run `capkeep apply` first") from error
+    except PermissionError as error:
+        raise RefusedError(
+            f"you may not read {path}",
+            hint="join the group that [host] group names (usually capkeep), then log in again",
+        ) from error
+    if state.st_uid not in (0, os.geteuid()) or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise RefusedError(
+            f"{path} could have been written by others than root",
+            hint="find out who changed it, then run `capkeep apply` again",
+        )
+    head = codec.json.loads(text)
+    if isinstance(head, dict) and head.get("version") != PLAN_VERSION:
+        raise RefusedError(
+            f"{path} was written by capkeep {head.get('capkeep_version')}",
+            hint="run `capkeep apply` with the capkeep that is installed now",
+        )
+    return codec.from_plain(Plan, head)
