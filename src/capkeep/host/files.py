@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from typing import NamedTuple
 
 
@@ -12,10 +13,19 @@ class Owner(NamedTuple):
     gid: int
 
 
-def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> bool:
-    """Replace `path` as a whole, durably; False if it was already so. Raises OSError."""
-    if _is_already(path, content, owner, mode):
-        return False
+def file_differs(path: str, content: bytes, *, owner: Owner, mode: int) -> bool:
+    """Whether `path` is not yet exactly this."""
+    try:
+        state = os.lstat(path)
+        with open(path, "rb") as file:
+            same = file.read(len(content) + 1) == content
+    except OSError:
+        return True
+    return not same or (state.st_uid, state.st_gid) != owner or state.st_mode & 0o7777 != mode
+
+
+def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> None:
+    """Replace `path` as a whole, durably. Raises OSError."""
     draft = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(draft)
@@ -28,38 +38,30 @@ def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> bool:
         os.fsync(fd)
     os.rename(draft, path)
     sync_directory(os.path.dirname(path))
-    return True
 
 
-def _is_already(path: str, content: bytes, owner: Owner, mode: int) -> bool:
+def directory_differs(path: str, *, owner: Owner, mode: int) -> bool:
+    """Whether `path` is not yet a directory with this owner and mode."""
     try:
         state = os.lstat(path)
-        with open(path, "rb") as file:
-            same = file.read(len(content) + 1) == content
     except OSError:
-        return False
-    return same and (state.st_uid, state.st_gid) == owner and state.st_mode & 0o7777 == mode
+        return True
+    as_wanted = (state.st_uid, state.st_gid) == owner and state.st_mode & 0o7777 == mode
+    return not (stat.S_ISDIR(state.st_mode) and as_wanted)
 
 
-def make_directory(path: str, *, owner: Owner, mode: int) -> bool:
-    """The directory with exactly this owner and mode, its parents 0755; False if it was so."""
-    changed = False
+def make_directory(path: str, *, owner: Owner, mode: int) -> None:
+    """The directory with exactly this owner and mode, its parents 0755. Raises OSError."""
     if not os.path.isdir(path):
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         os.mkdir(path, 0o700)
-        changed = True
+    # A symbolic link in its place is refused: a room could have put it there.
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        state = os.fstat(fd)
-        if (state.st_uid, state.st_gid) != owner:
-            _own(fd, owner)
-            changed = True
-        if state.st_mode & 0o7777 != mode:
-            os.fchmod(fd, mode)
-            changed = True
+        _own(fd, owner)
+        os.fchmod(fd, mode)
     finally:
         os.close(fd)
-    return changed
 
 
 def sync_directory(path: str) -> None:

@@ -18,9 +18,9 @@ class UserError(CapkeepError):
     """A user or group cannot be made, or is not fit to hold a room."""
 
 
-def missing(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the users that this host does not have yet."""
-    return tuple(n for n in names if _lookup(n) is None)
+def is_missing(name: str) -> bool:
+    """Whether this host does not have that user yet."""
+    return _lookup(name) is None
 
 
 def ids(names: Iterable[str]) -> Mapping[str, tuple[int, int]]:
@@ -77,3 +77,12 @@ def _do(*argv: str) -> None:
     code, output = run_command(argv, timeout=60)
     if code != 0:
         raise UserError(f"{' '.join(argv[:1])} failed for {argv[-1]}: {output.strip()}")
+
+
+def has_group(name: str) -> bool:
+    """Whether this host has a group of that name."""
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True

@@ -1,0 +1,185 @@
+"""Verbs that the runner carries out: run, check, init, snapshots. This side only asks and shows."""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+
+from capkeep.cli.places import resolve
+from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError
+from capkeep.plan.model import Places
+from capkeep.rooms.protocol import Channel, Message
+
+DOORS_OPEN_SECONDS = 15
+IDLE_SECONDS = 3
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs to the command line."""
+    run = commands.add_parser("run", help="back up now, and show how it goes")
+    run.add_argument("jobs", nargs="*", metavar="JOB", help="default: every job")
+    run.add_argument("--dry-run", action="store_true", help="read everything, store nothing")
+    run.add_argument("--proof", action="store_true", help="show each room's kernel facts in full")
+    run.set_defaults(handler=_run)
+    check = commands.add_parser("check", help="check repositories, in the keeper's room")
+    check.add_argument("repositories", nargs="*", metavar="REPOSITORY", help="default: all")
+    check.add_argument("--read-data", metavar="PART", default="",
+                       help="also read data: a percentage (10%%), a size (5G) or n/t (1/30)")  # fmt: skip
+    check.set_defaults(handler=_check)
+    init = commands.add_parser("init", help="make the repositories that are not there yet")
+    init.add_argument("repositories", nargs="*", metavar="REPOSITORY", help="default: all")
+    init.set_defaults(handler=_init)
+    snapshots = commands.add_parser("snapshots", help="list snapshots")
+    snapshots.add_argument("repositories", nargs="*", metavar="REPOSITORY", help="default: all")
+    snapshots.set_defaults(handler=_snapshots)
+
+
+def _run(args: argparse.Namespace) -> int:
+    return _ask(args, {"action": "run", "jobs": args.jobs, "dry_run": args.dry_run})
+
+
+def _check(args: argparse.Namespace) -> int:
+    request: Message = {"action": "check", "repositories": args.repositories}
+    return _ask(args, request | {"read_data": args.read_data})
+
+
+def _init(args: argparse.Namespace) -> int:
+    return _ask(args, {"action": "init", "repositories": args.repositories})
+
+
+def _snapshots(args: argparse.Namespace) -> int:
+    from capkeep.report.snapshots import show_snapshots
+
+    rows: list[Message] = []
+
+    def collect(message: Message) -> None:
+        if message.get("event") == "snapshots":
+            rows.append(message)
+
+    code = _ask(args, {"action": "snapshots", "repositories": args.repositories}, collect)
+    show_snapshots(rows, as_json=args.json)
+    return code
+
+
+class _Collector:
+    """A display that keeps what is wanted and shows the rest only when it is an error."""
+
+    def __init__(self, collect: "object") -> None:
+        assert callable(collect)
+        self._collect = collect
+
+    def handle(self, message: Message) -> None:
+        """Take one message."""
+        self._collect(message)
+        if message.get("event") == "end" and message.get("exit_code"):
+            print(f"capkeep: {message.get('text')}", file=sys.stderr)
+            if message.get("engine_words"):
+                print(message["engine_words"], file=sys.stderr)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _ask(args: argparse.Namespace, request: Message, collect: "object | None" = None) -> int:
+    """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once."""
+    from capkeep.report.terminal import display
+
+    places = resolve(args)
+    shown = _Collector(collect) if collect else display(
+        as_json=args.json, full_proof=getattr(args, "proof", False)
+    )  # fmt: skip
+    with Channel(connect(places, args)) as channel:
+        channel.send(request)
+        _stop_on_interrupt(channel)
+        code: int | None = None
+        try:
+            for message in channel:
+                shown.handle(message)
+                if message.get("event") == "done":
+                    found = message.get("exit_code")
+                    code = found if isinstance(found, int) else EXIT_FAILED
+        except ConnectionError:
+            pass  # told apart below: the runner left without saying that it was done
+        finally:
+            shown.close()
+    if code is None:
+        print("capkeep: the runner ended without a result", file=sys.stderr)
+        print("  hint: `capkeep status` shows what became of the run", file=sys.stderr)
+        return EXIT_CODES[Failure.INTERRUPTED]
+    return code
+
+
+def _stop_on_interrupt(channel: Channel) -> None:
+    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping…", file=sys.stderr)
+        channel.send({"action": "stop"})
+
+    signal.signal(signal.SIGINT, on_interrupt)
+
+
+def connect(places: Places, args: argparse.Namespace) -> socket.socket:
+    """A connection to the runner; opens the doors for a while where nobody has.
+
+    Raises RefusedError, each cause with its own hint.
+    """
+    path = places.runner_socket
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except PermissionError as error:
+        sock.close()
+        raise RefusedError(
+            f"you may not ask for a run ({path})",
+            hint="only members of the group that [host] group names may; an administrator adds"
+            " you with: usermod -aG capkeep YOU, and you log in again",
+        ) from error
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        if os.geteuid() != 0 and not args.user:
+            sock.close()
+            raise RefusedError(
+                "nobody opens the doors to the rooms on this host",
+                hint="root runs `capkeep doors` (or `capkeep run`, which opens them for a while)",
+            ) from error
+        _open_doors(places, args)
+        _connect_soon(sock, path)
+    return sock
+
+
+def _open_doors(places: Places, args: argparse.Namespace) -> None:
+    """Start the doors in the background; they close by themselves when nothing happens."""
+    from capkeep.kernel.process import python, spawn
+    from capkeep.plan.load import load_plan
+
+    plan = load_plan(places)
+    where = ["--user"] if args.user else []
+    where += ["--prefix", os.path.abspath(args.prefix)] if args.prefix else []
+    log = os.open(f"{places.log}/doors.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        spawn(
+            [plan.interpreter, *python(plan.package, "capkeep.__main__"), *where,
+             "doors", "--exit-when-idle", str(IDLE_SECONDS)],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": os.path.expanduser("~"),
+                 **{k: v for k, v in os.environ.items() if k.startswith("XDG_")}},
+            stderr=log,
+            survive_parent=True,
+        )  # fmt: skip
+    finally:
+        os.close(log)
+
+
+def _connect_soon(sock: socket.socket, path: str) -> None:
+    deadline = time.monotonic() + DOORS_OPEN_SECONDS
+    while True:
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if time.monotonic() > deadline:
+                sock.close()
+                raise RefusedError("the doors do not open", hint="see doors.log") from error
+            time.sleep(0.02)
+        else:
+            return
