@@ -50,7 +50,7 @@ def render(room: Room, plan: Plan, stage: str) -> Command:
             args += ["--remount-ro", path]
     else:
         args += ["--remount-ro", "/"]
-    args += ["--remount-ro", "/run"]
+    args += ["--remount-ro", "/run", "--remount-ro", "/proc"]
     args += ["--chdir", "/", "--"]
     args += _become(grant, plan.mode)
     args += [plan.interpreter, *python(plan.package, MODULES[room.kind])]

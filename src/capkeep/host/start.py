@@ -98,9 +98,7 @@ def _stage(stage: str, staged: tuple[str, ...]) -> None:
     """In the child that becomes the room: its own mount namespace with the source view in it."""
     mounts.unshare_mounts()
     for point in staged:
-        target = stage if point == "/" else stage + point
-        mounts.bind(point, target)
-        mounts.remount_readonly(target)
+        mounts.bind_below(point, stage)
 
 
 def _limit(limits: Limits) -> None:
