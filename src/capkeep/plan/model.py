@@ -8,6 +8,8 @@ Paths are absolute strings. No secret is ever in here, only where a secret comes
 from enum import StrEnum
 from typing import NamedTuple
 
+from capkeep.values import SecretSource as SecretSource
+
 PLAN_VERSION = 1
 
 
@@ -66,14 +68,6 @@ class Grant(NamedTuple):
     hide: tuple[str, ...] = ()  # HOST view: shown as empty
     network: bool = False
     limits: Limits = Limits()
-
-
-class SecretSource(NamedTuple):
-    """Where a secret comes from. Exactly one of the three is set."""
-
-    file: str = ""
-    credential: str = ""  # name of a systemd credential (systemd-creds(1))
-    command: tuple[str, ...] = ()
 
 
 class Secret(NamedTuple):
