@@ -1,0 +1,347 @@
+"""A repository in a local directory, in restic's own layout (restic, doc/design.rst).
+
+An object becomes visible under its name by link(2) or renameat2(2) with RENAME_NOREPLACE, which
+the kernel does at once or not at all: two writers of a name cannot both win, and none can replace.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import socket
+import stat
+import threading
+from contextlib import suppress
+from typing import Final
+
+from capkeep.errors import Failure
+from capkeep.rooms.rest.names import CONFIG, KINDS, Name, is_hash
+from capkeep.rooms.rest.store import AlreadyThere, Blob, Item, NotThere, StoreError, Upload
+
+FILE_MODE: Final = 0o400  # restic's: local backend, since 0.12 (internal/backend/local)
+DIR_MODE: Final = 0o700
+TMP: Final = "tmp"  # where objects wait on filesystems without O_TMPFILE
+RENAME_NOREPLACE: Final = 1
+AT_FDCWD: Final = -100
+
+_NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+_SHARD: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
+
+
+def explain(error: OSError, what: str) -> StoreError:
+    """The same failure with a name."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _FULL:
+        return StoreError(Failure.NO_SPACE, f"the repository's disk is full: {what}: {reason}")
+    if error.errno in _DENIED:
+        return StoreError(Failure.DENIED, f"the repository cannot be used: {what}: {reason}")
+    return StoreError(Failure.UNREACHABLE, f"the repository's disk failed: {what}: {reason}")
+
+
+class DirectoryStore:
+    """A repository below `root`. The root itself is never made: it may be an unmounted disk."""
+
+    def __init__(self, root: str, floor: int) -> None:
+        self.root = root
+        self._floor = floor  # bytes that must stay free
+        self._lock = threading.Lock()
+        self._reserved = 0  # bytes announced by uploads under way
+
+    # -- Store
+
+    def preflight(self) -> None:
+        """The directory must be there, and ours to read and write."""
+        try:
+            mode = os.stat(self.root).st_mode
+        except FileNotFoundError:
+            raise StoreError(
+                Failure.NO_REPOSITORY, f"{self.root} does not exist; is its disk mounted?"
+            ) from None
+        except OSError as error:
+            raise explain(error, self.root) from error
+        if not stat.S_ISDIR(mode):
+            raise StoreError(Failure.NO_REPOSITORY, f"{self.root} is not a directory")
+        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreError(Failure.DENIED, f"{self.root} is not readable and writable for us")
+        if os.path.isdir(f"{self.root}/{TMP}"):
+            self._sweep()
+
+    def create(self) -> None:
+        """restic's directories, the 256 shards of data included."""
+        shards = [f"data/{n:02x}" for n in range(256)]
+        try:
+            for folder in (*KINDS, *shards):
+                with suppress(FileExistsError):
+                    os.mkdir(f"{self.root}/{folder}", DIR_MODE)
+            _sync(f"{self.root}/data")
+            _sync(self.root)
+        except OSError as error:
+            raise explain(error, self.root) from error
+
+    def size(self, name: Name) -> int | None:
+        try:
+            status = os.stat(self._path(name), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise explain(error, str(name)) from error
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def items(self, kind: str) -> list[Item]:
+        try:
+            if kind != "data":
+                return _items(f"{self.root}/{kind}")
+            found: list[Item] = []
+            for shard in os.listdir(f"{self.root}/{kind}"):
+                if _SHARD.fullmatch(shard):
+                    found += _items(f"{self.root}/{kind}/{shard}")
+            return found
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise explain(error, kind) from error
+
+    def read(self, name: Name, offset: int, length: int | None) -> Blob:
+        try:
+            fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotThere(str(name)) from None
+        except OSError as error:
+            raise explain(error, str(name)) from error
+        return _FilePart(fd, name, offset, length)
+
+    def write(self, name: Name, length: int) -> Upload:
+        path = self._path(name)
+        if os.path.lexists(path):
+            raise AlreadyThere(str(name))
+        self._reserve(length)
+        try:
+            return self._open(name, path, length)
+        except BaseException:
+            self.release(length)
+            raise
+
+    def remove(self, name: Name) -> bool:
+        path = self._path(name)
+        try:
+            os.unlink(path)
+            _sync(os.path.dirname(path))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise explain(error, str(name)) from error
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    # -- how
+
+    def _path(self, name: Name) -> str:
+        if name.kind == CONFIG:
+            return f"{self.root}/{CONFIG}"
+        shard = f"{name.hash[:2]}/" if name.kind == "data" else ""
+        return f"{self.root}/{name.kind}/{shard}{name.hash}"
+
+    def _reserve(self, length: int) -> None:
+        """Refuse an upload that would leave less free than the floor, others' counted in."""
+        try:
+            state = os.statvfs(self.root)
+        except OSError as error:
+            raise explain(error, self.root) from error
+        with self._lock:
+            if state.f_bavail * state.f_frsize - self._reserved - length < self._floor:
+                raise StoreError(
+                    Failure.NO_SPACE,
+                    f"less than {self._floor >> 20} MiB would stay free where {self.root} is",
+                )
+            self._reserved += length
+
+    def release(self, length: int) -> None:
+        """An upload of that length has ended."""
+        with self._lock:
+            self._reserved -= length
+
+    def _open(self, name: Name, path: str, length: int) -> "_FileUpload":
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            self._make_shard(name, folder)
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            try:
+                fd, temporary = os.open(folder, flags | os.O_TMPFILE, FILE_MODE), ""
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+                fd, temporary = self._open_named(flags)
+        except OSError as error:
+            raise explain(error, str(name)) from error
+        return _FileUpload(self, fd, temporary, path, length)
+
+    def _make_shard(self, name: Name, folder: str) -> None:
+        """A shard may be missing; a kind's folder may not, or this is no repository."""
+        if name.kind != "data":
+            raise NotThere("there is no repository")
+        try:
+            os.mkdir(folder, DIR_MODE)
+            _sync(os.path.dirname(folder))
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            raise NotThere("there is no repository") from None
+        except OSError as error:
+            raise explain(error, folder) from error
+
+    def _open_named(self, flags: int) -> tuple[int, str]:
+        """A waiting file, locked while its writer lives, so that `_sweep` can tell."""
+        with suppress(FileExistsError):
+            os.mkdir(f"{self.root}/{TMP}", DIR_MODE)
+        path = f"{self.root}/{TMP}/capkeep-{secrets.token_hex(8)}"
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with suppress(OSError):  # some network filesystems have no locks: then nothing is swept
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return fd, path
+
+    def _sweep(self) -> None:
+        """Remove what vaults that were killed left waiting."""
+        with suppress(OSError):
+            for entry in os.listdir(f"{self.root}/{TMP}"):
+                if not entry.startswith("capkeep-"):
+                    continue
+                path = f"{self.root}/{TMP}/{entry}"
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+                except BlockingIOError:
+                    continue
+                finally:
+                    os.close(fd)
+
+
+class _FilePart:
+    """A part of a file, sent by the kernel without passing through us (sendfile(2))."""
+
+    def __init__(self, fd: int, name: Name, offset: int, length: int | None) -> None:
+        self._file = open(fd, "rb", buffering=0)  # noqa: SIM115 closed by `close`
+        self._name = name
+        self.size = os.fstat(fd).st_size
+        self._offset = offset
+        rest = max(0, self.size - offset)
+        self.length = rest if length is None else min(rest, length)
+
+    def send(self, sock: socket.socket) -> None:
+        """A file that became shorter, or a disk that fails, ends the connection early."""
+        position, end = self._offset, self._offset + self.length
+        while position < end:
+            try:
+                sent = os.sendfile(sock.fileno(), self._file.fileno(), position, end - position)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                raise explain(error, str(self._name)) from error
+            if sent == 0:
+                raise StoreError(Failure.DAMAGED, f"{self._name} became shorter while it was read")
+            position += sent
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _FileUpload:
+    """A file without a name (O_TMPFILE, open(2)), or with a temporary one where need be."""
+
+    def __init__(
+        self, store: DirectoryStore, fd: int, temporary: str, path: str, length: int
+    ) -> None:
+        self._store = store
+        self._fd = fd
+        self._temporary = temporary
+        self._path = path
+        self._length = length
+
+    def write(self, data: memoryview) -> None:
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            raise explain(error, self._path) from error
+
+    def commit(self) -> None:
+        """File first, then its name, then the folder that holds the name."""
+        try:
+            os.fsync(self._fd)
+            self._name_it()
+            _sync(os.path.dirname(self._path))
+        except FileExistsError:
+            raise AlreadyThere(self._path) from None
+        except OSError as error:
+            raise explain(error, self._path) from error
+        finally:
+            self.abort()
+
+    def _name_it(self) -> None:
+        if not self._temporary:
+            # A descriptor for the folder makes CPython use linkat(2), which follows the link.
+            folder = os.open(os.path.dirname(self._path), os.O_PATH | os.O_DIRECTORY)
+            try:
+                os.link(
+                    f"/proc/self/fd/{self._fd}", os.path.basename(self._path),
+                    dst_dir_fd=folder, follow_symlinks=True,
+                )  # fmt: skip
+            finally:
+                os.close(folder)
+            return
+        try:
+            os.link(self._temporary, self._path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _rename_noreplace(self._temporary, self._path)
+            self._temporary = ""
+
+    def abort(self) -> None:
+        if self._fd < 0:
+            return
+        if self._temporary:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+        os.close(self._fd)
+        self._fd = -1
+        self._store.release(self._length)
+
+
+def _items(folder: str) -> list[Item]:
+    with os.scandir(folder) as entries:
+        return [
+            Item(e.name, e.stat(follow_symlinks=False).st_size)
+            for e in entries
+            if is_hash(e.name) and e.is_file(follow_symlinks=False)
+        ]
+
+
+def _sync(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network filesystems cannot, restic accepts it too
+            raise
+    finally:
+        os.close(fd)
+
+
+def _rename_noreplace(old: str, new: str) -> None:
+    """renameat2(2): FAT and SMB have no hard links, but this. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.renameat2(
+        AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), RENAME_NOREPLACE
+    )
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), new)

@@ -1,0 +1,242 @@
+"""One policy whatever the place behind it: what an engine may do to a repository.
+
+With APPEND an engine, however hostile, can add objects and read them; it cannot remove, replace or
+change one, and cannot take a name away from its content: what is stored under a name has it as
+its sha256. The one thing it may delete is a lock that it made itself in this session. With ADMIN
+objects may be deleted, one by one; nothing may ever be replaced, and no repository deleted.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from capkeep.errors import Failure
+from capkeep.plan.model import Access
+from capkeep.rooms.rest.http import Connection, Refusal, Request
+from capkeep.rooms.rest.names import CONFIG, LOCKS, Name, is_hash, parse_target
+from capkeep.rooms.rest.sessions import Session
+from capkeep.rooms.rest.store import (
+    AlreadyThere,
+    NotThere,
+    Store,
+    StoreError,
+    Upload,
+)
+
+TYPE_V1: Final = "application/vnd.x.restic.rest.v1"
+TYPE_V2: Final = "application/vnd.x.restic.rest.v2"
+TYPE_BLOB: Final = "application/octet-stream"
+# restic's packs are at most 128 MiB (restic, doc/047_tuning_backup_parameters.rst, "Pack Size";
+# internal/repository MaxPackSize), and a pack may exceed that by one blob of at most 8 MiB and its
+# header. An index holds at most 50,000 blobs (internal/repository/index, indexMaxBlobs), 10 MiB.
+# A file listing an enormous snapshot's data is stored as blobs. So twice the largest pack.
+DATA_LIMIT: Final = 256 << 20
+INDEX_LIMIT: Final = 256 << 20  # restic before 0.12 wrote larger ones
+SMALL_LIMIT: Final = 1 << 20  # config, keys, locks; a snapshot has its list of paths and excludes
+LIMITS: Final = {"data": DATA_LIMIT, "index": INDEX_LIMIT, "snapshots": 16 << 20}
+STATUS: Final = {Failure.NO_SPACE: 507, Failure.DENIED: 500}
+
+
+class Front:
+    """Answers requests. Used by several threads at a time."""
+
+    def __init__(self, store: Store, session: Session, access: Access, failed: Callable[[StoreError], None]) -> None:
+        self._store = store
+        self._session = session
+        self._access = access
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._open = False  # a repository is there, or was created in this session
+        self.stored = 0  # bytes added
+
+    def handle(self, request: Request, connection: Connection) -> None:
+        """Answer one request. Raises Refusal (its end is unknown), Gone."""
+        try:
+            self._dispatch(request, connection)
+        except Refusal as refusal:
+            if refusal.broken or request.expects:
+                raise
+            self._answer_refusal(refusal, request, connection)
+        except StoreError as error:
+            self._failed(error)
+            refusal = Refusal(STATUS.get(error.failure, 503), str(error))
+            if request.expects:
+                raise refusal from error
+            self._answer_refusal(refusal, request, connection)
+
+    def _answer_refusal(
+        self, refusal: Refusal, request: Request, connection: Connection
+    ) -> None:
+        """The body is taken in first: a client that is still sending would not hear us."""
+        for _ in connection.body():
+            pass
+        text = (refusal.text + "\n").encode()
+        if request.method == "HEAD":
+            connection.answer(refusal.status, length=len(text))
+        else:
+            connection.answer(refusal.status, text)
+
+    def _dispatch(self, request: Request, connection: Connection) -> None:
+        target = parse_target(request.target)
+        if target is None:
+            raise Refusal(404, "there is no such thing in a repository")
+        if request.length > LIMITS.get(target.name.kind if target.name else "", SMALL_LIMIT):
+            raise Refusal(413, "too large for an object of this kind", broken=True)
+        if target.create:
+            self._create(request, connection)
+        elif target.listing:
+            self._list(target.listing, request, connection)
+        elif target.name is not None:
+            self._object(target.name, request, connection)
+
+    def _object(self, name: Name, request: Request, connection: Connection) -> None:
+        match request.method:
+            case "HEAD":
+                self._head(name, connection)
+            case "GET":
+                self._get(name, request, connection)
+            case "POST":
+                self._post(name, request, connection)
+            case "DELETE":
+                self._delete(name, connection)
+            case _:
+                raise Refusal(405, "no such method")
+
+    # -- reading
+
+    def _head(self, name: Name, connection: Connection) -> None:
+        size = self._store.size(name)
+        if size is None:
+            raise Refusal(404, f"there is no {name}")
+        if name.kind == CONFIG:
+            self._open = True
+        connection.answer(200, length=size, kind=TYPE_BLOB)
+
+    def _get(self, name: Name, request: Request, connection: Connection) -> None:
+        first, last = request.range or (0, None)
+        length = None if last is None else last - first + 1
+        try:
+            blob = self._store.read(name, first, length)
+        except NotThere:
+            raise Refusal(404, f"there is no {name}") from None
+        try:
+            if name.kind == CONFIG:
+                self._open = True
+            if request.range is None or blob.size == 0:
+                connection.answer(200, length=blob.length, kind=TYPE_BLOB)
+            elif blob.length == 0:
+                raise Refusal(416, f"{name} has {blob.size} bytes")
+            else:
+                part = f"Content-Range: bytes {first}-{first + blob.length - 1}/{blob.size}\r\n"
+                connection.answer(206, length=blob.length, kind=TYPE_BLOB, more=part)
+            connection.send_blob(blob, self._failed)
+        finally:
+            blob.close()
+
+    def _list(self, kind: str, request: Request, connection: Connection) -> None:
+        if request.method != "GET":
+            raise Refusal(405, "a list can only be read")
+        items = [i for i in self._store.items(kind) if is_hash(i.name)]
+        if request.accept == TYPE_V2:
+            plain: list[object] = [{"name": i.name, "size": i.size} for i in items]
+            connection.answer(200, _json(plain), kind=TYPE_V2)
+        else:
+            connection.answer(200, _json([i.name for i in items]), kind=TYPE_V1)
+
+    # -- adding
+
+    def _create(self, request: Request, connection: Connection) -> None:
+        if request.method != "POST":
+            raise Refusal(405, "a repository can be created, and nothing else")
+        if request.length:
+            raise Refusal(400, "a repository is created without a body")
+        self._store.create()
+        self._open = True
+        connection.answer(200)
+
+    def _post(self, name: Name, request: Request, connection: Connection) -> None:
+        if not self._open:
+            self._open = self._store.size(Name(CONFIG)) is not None
+            if not self._open:
+                raise Refusal(404, "there is no repository")
+        try:
+            if name.kind == LOCKS:
+                self._post_lock(name, request, connection)
+            else:
+                upload = self._store.write(name, request.length)
+                self._receive(upload, name, request, connection)
+        except AlreadyThere:
+            raise Refusal(403, f"{name} exists; nothing is ever replaced") from None
+        except NotThere as error:
+            raise Refusal(404, str(error)) from None
+        with self._lock:
+            self.stored += request.length
+        connection.answer(200)
+
+    def _receive(
+        self, upload: Upload, name: Name, request: Request, connection: Connection
+    ) -> None:
+        """Take a body in. Its last piece is passed on only when the whole has the right sha256."""
+        digest = hashlib.sha256()
+        left = request.length
+        try:
+            if request.expects:
+                connection.proceed()
+            for piece in connection.body():
+                left -= len(piece)
+                digest.update(piece)
+                if not left:
+                    _require(name, digest.hexdigest())
+                upload.write(piece)
+            if not request.length:
+                _require(name, digest.hexdigest())
+            upload.commit()
+        finally:
+            upload.abort()
+
+    def _post_lock(self, name: Name, request: Request, connection: Connection) -> None:
+        """A lock is noted before it is stored, and only if it is the sender's own to note."""
+        if request.length > SMALL_LIMIT:
+            raise Refusal(413, "too large for a lock", broken=True)
+        if request.expects:
+            connection.proceed()
+        content = b"".join(bytes(piece) for piece in connection.body())
+        _require(name, hashlib.sha256(content).hexdigest())
+        if self._store.size(name) is not None:
+            raise AlreadyThere(str(name))
+        if not self._session.note(name.hash):
+            raise Refusal(403, "too many locks")
+        try:
+            upload = self._store.write(name, len(content))
+            try:
+                upload.write(memoryview(content))
+                upload.commit()
+            finally:
+                upload.abort()
+        except AlreadyThere:
+            self._session.forget(name.hash)
+            raise
+
+    # -- removing
+
+    def _delete(self, name: Name, connection: Connection) -> None:
+        own = name.kind == LOCKS and self._session.owns(name.hash)
+        if not own and (self._access is not Access.ADMIN or name.kind == CONFIG):
+            raise Refusal(403, f"{name} may not be removed here")
+        found = self._store.remove(name)
+        if own:
+            self._session.forget(name.hash)
+        if not found:
+            raise Refusal(404, f"there is no {name}")
+        connection.answer(200)
+
+
+def _json(value: list[object] | list[str]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _require(name: Name, digest: str) -> None:
+    if name.kind != CONFIG and digest != name.hash:
+        raise Refusal(400, f"the content's sha256 is not {name.hash}")

@@ -1,0 +1,84 @@
+"""What a place that holds a repository can do. The policy is not in here: it is in `front`."""
+
+import socket
+from typing import NamedTuple, Protocol
+
+from capkeep.errors import CapkeepError, Failure
+from capkeep.rooms.rest.names import Name
+
+
+class StoreError(CapkeepError):
+    """The place behind the vault failed, in a way that people can act on."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class AlreadyThere(CapkeepError):
+    """An object of that name exists; nothing was changed."""
+
+
+class NotThere(CapkeepError):
+    """There is no such object, or no repository to put it into."""
+
+
+class Item(NamedTuple):
+    """One object in a listing."""
+
+    name: str
+    size: int  # bytes
+
+
+class Blob(Protocol):
+    """A part of an object, ready to be sent. Close it."""
+
+    size: int  # bytes of the whole object
+    length: int  # bytes of this part
+
+    def send(self, sock: socket.socket) -> None:
+        """Send exactly `length` bytes. Raises OSError (the engine's side), StoreError (ours)."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+class Upload(Protocol):
+    """An object on its way in. Nobody sees it before `commit`. Commit it or abort it."""
+
+    def write(self, data: memoryview) -> None:
+        """Take the next bytes. Raises StoreError, AlreadyThere."""
+
+    def commit(self) -> None:
+        """Make it durable and visible under its name. Raises AlreadyThere, StoreError."""
+
+    def abort(self) -> None:
+        """Forget it; safe after commit, and safe to call again."""
+
+
+class Store(Protocol):
+    """A place that holds one repository. Used by several threads at a time."""
+
+    def preflight(self) -> None:
+        """Whether the place can be reached and used, told early. Raises StoreError."""
+
+    def create(self) -> None:
+        """Prepare an empty repository; changes nothing that is there. Raises StoreError."""
+
+    def size(self, name: Name) -> int | None:
+        """Bytes of an object, or None if there is none. Raises StoreError."""
+
+    def items(self, kind: str) -> list[Item]:
+        """All objects of a kind; may hold other names, which the caller drops. Raises StoreError."""
+
+    def read(self, name: Name, offset: int, length: int | None) -> Blob:
+        """A part of an object, at most up to its end. Raises NotThere, StoreError."""
+
+    def write(self, name: Name, length: int) -> Upload:
+        """Begin to add an object of `length` bytes. Raises NotThere, AlreadyThere, StoreError."""
+
+    def remove(self, name: Name) -> bool:
+        """Remove an object; False if there was none. Raises StoreError."""
+
+    def close(self) -> None:
+        """Gives back connections and ends helpers."""
