@@ -6,6 +6,7 @@ Call it from single-threaded programs only (fork(2)).
 """
 
 import ctypes
+import fcntl
 import os
 import select
 import signal
@@ -117,8 +118,10 @@ def spawn(
     until `release`, so that its kernel facts can be read first. Unless `survive_parent`, the
     kernel kills the child when we die. Raises OSError if the program cannot be run.
     """
-    status_read, status_write = os.pipe()
-    go_read, go_write = os.pipe()
+    # Above every descriptor that the child will place, so that none of them overwrites these.
+    floor = max(keep or {}, default=2) + 1
+    status_read, status_write = _high_pipe(floor)
+    go_read, go_write = _high_pipe(floor)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -133,7 +136,8 @@ def spawn(
         except BaseException as error:
             number = error.errno if isinstance(error, OSError) and error.errno else 22
             os.write(status_write, f"{number} {error}".encode()[:400])
-        os._exit(127)
+        finally:
+            os._exit(127)
     os.close(status_write)
     os.close(go_read)
     child = Child(pid, go_write, status_read)
@@ -167,8 +171,6 @@ def _become(
     # Move every source out of the way of the targets first, so that none overwrites another.
     floor = max(wanted, default=2) + 1
     lifted = {n: _lift(fd, floor) for n, fd in wanted.items()}
-    status = _lift(status, floor)
-    go = _lift(go, floor) if go >= 0 else go
     for number, fd in lifted.items():
         os.dup2(fd, number, inheritable=True)
     _close_others({*wanted, status, go})
@@ -195,9 +197,17 @@ def _close_others(keep: set[int]) -> None:
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
-def _lift(fd: int, floor: int) -> int:
-    import fcntl
+def _high_pipe(floor: int) -> tuple[int, int]:
+    """A pipe whose ends are numbered from `floor` on."""
+    low = os.pipe()
+    try:
+        return _lift(low[0], floor), _lift(low[1], floor)
+    finally:
+        for fd in low:
+            os.close(fd)
 
+
+def _lift(fd: int, floor: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
 
 
