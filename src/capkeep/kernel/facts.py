@@ -1,0 +1,137 @@
+"""What the kernel says of a process: the privilege proof's raw material.
+
+Sources: proc(5), capabilities(7), namespaces(7). A hostile process may choose its own name and
+the kernel escapes it; everything else here is the kernel's own word.
+"""
+
+import os
+from typing import Final, NamedTuple
+
+from capkeep.kernel import libc, mounts
+
+# In the order of their bits (capabilities(7), include/uapi/linux/capability.h).
+CAPABILITIES: Final = tuple(f"CAP_{name}" for name in (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
+    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
+    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
+    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
+    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
+    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+))  # fmt: skip
+NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+_PR_GET_DUMPABLE: Final = 3
+
+
+class Facts(NamedTuple):
+    """One process, as its kernel sees it."""
+
+    pid: int  # in the process's own, or the reader's, pid namespace
+    uids: tuple[int, ...]  # real, effective, saved, filesystem
+    gids: tuple[int, ...]
+    groups: tuple[int, ...]  # supplementary
+    inheritable: tuple[str, ...]
+    permitted: tuple[str, ...]
+    effective: tuple[str, ...]
+    bounding: tuple[str, ...]
+    ambient: tuple[str, ...]
+    no_new_privs: bool
+    seccomp: int  # 0 none, 1 strict, 2 filter
+    seccomp_filters: int
+    namespaces: tuple[tuple[str, int], ...]  # those that may be read: name, inode
+    separated: tuple[str, ...]  # namespaces that are not the host's
+    interfaces: tuple[str, ...]
+    writable: tuple[str, ...]  # mount points whose flags let somebody write
+    dumpable: bool | None  # may processes of the same user read its memory; None: not known
+
+
+def read_facts(pid: int | None, host: tuple[tuple[str, int], ...]) -> Facts:
+    """Facts of a process of this pid namespace; None for this process itself.
+
+    `host` are the host's namespaces. Those of a process that may not be traced cannot be read and
+    are absent. Raises OSError (ProcessLookupError, FileNotFoundError when it has ended).
+    """
+    base = f"/proc/{pid or 'self'}"
+    status = _status(base)
+    own = namespaces(base)
+    outside = dict(host)
+    return Facts(
+        pid=pid or os.getpid(),
+        uids=_numbers(status["Uid"]),
+        gids=_numbers(status["Gid"]),
+        groups=_numbers(status["Groups"]),
+        inheritable=capability_names(int(status["CapInh"], 16)),
+        permitted=capability_names(int(status["CapPrm"], 16)),
+        effective=capability_names(int(status["CapEff"], 16)),
+        bounding=capability_names(int(status["CapBnd"], 16)),
+        ambient=capability_names(int(status["CapAmb"], 16)),
+        no_new_privs=status["NoNewPrivs"].strip() == b"1",
+        seccomp=int(status.get("Seccomp", b"0")),
+        seccomp_filters=int(status.get("Seccomp_filters", b"0")),
+        namespaces=own,
+        separated=tuple(n for n, inode in own if n in outside and inode != outside[n]),
+        interfaces=_interfaces(base),
+        writable=_writable(pid),
+        dumpable=_dumpable(pid, base),
+    )
+
+
+def host_namespaces() -> tuple[tuple[str, int], ...]:
+    """The namespaces of the caller, which is a process of the host itself."""
+    return namespaces("/proc/self")
+
+
+def namespaces(base: str) -> tuple[tuple[str, int], ...]:
+    """Name and inode of each namespace that may be read below `base`, such as "/proc/self"."""
+    found = []
+    for name in NAMESPACES:
+        try:
+            found.append((name, os.stat(f"{base}/ns/{name}").st_ino))
+        except (PermissionError, FileNotFoundError):
+            continue  # not ours to look at, or not built into this kernel
+    return tuple(found)
+
+
+def capability_names(mask: int) -> tuple[str, ...]:
+    """The names of the bits that are set; a bit newer than this program is "CAP_" and its number."""
+    names = []
+    for bit in range(mask.bit_length()):
+        if mask >> bit & 1:
+            names.append(CAPABILITIES[bit] if bit < len(CAPABILITIES) else f"CAP_{bit}")
+    return tuple(names)
+
+
+def _status(base: str) -> dict[str, bytes]:
+    with open(f"{base}/status", "rb") as file:
+        text = file.read()
+    fields: dict[str, bytes] = {}
+    for line in text.split(b"\n"):
+        name, _, value = line.partition(b":\t")
+        fields.setdefault(name.decode("ascii", "replace"), value)
+    return fields
+
+
+def _numbers(field: bytes) -> tuple[int, ...]:
+    return tuple(int(word) for word in field.split())
+
+
+def _interfaces(base: str) -> tuple[str, ...]:
+    """Names in net/dev; the first two lines are a heading. None without networking."""
+    try:
+        with open(f"{base}/net/dev", "rb") as file:
+            lines = file.read().split(b"\n")[2:]
+    except FileNotFoundError:
+        return ()
+    return tuple(os.fsdecode(line.partition(b":")[0].strip()) for line in lines if line)
+
+
+def _writable(pid: int | None) -> tuple[str, ...]:
+    points = {m.point for m in mounts.visible(mounts.read_mounts(pid)) if m.writable}
+    return tuple(sorted(points))
+
+
+def _dumpable(pid: int | None, base: str) -> bool | None:
+    """The kernel gives /proc/PID of a process that is not dumpable to root (proc(5))."""
+    if pid is None:
+        return libc.prctl("PR_GET_DUMPABLE", _PR_GET_DUMPABLE) == 1
+    euid = os.geteuid()
+    return os.stat(f"{base}/status").st_uid == euid if euid else None
