@@ -13,7 +13,7 @@ from capkeep import __version__
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from capkeep.cli import config, inspect, manage, run, status
+    from capkeep.cli import config, look, manage, run, status
 
     top = argparse.ArgumentParser(
         prog="capkeep",
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--user", action="store_true", help="your own files, without root anywhere")
     top.add_argument("--json", action="store_true", help="print JSON for machines")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, status, inspect, manage, config):
+    for module in (run, status, look, manage, config):
         module.add(commands)
     return top
 

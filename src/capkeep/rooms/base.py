@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.kernel import landlock, seccomp
@@ -18,11 +18,11 @@ from capkeep.kernel.facts import Facts, read_facts
 from capkeep.kernel.process import Child, hide_memory, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import Brief
+from capkeep.rooms.brief import read_brief
 from capkeep.rooms.proof import weaker
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
 
 CALLER_FD: Final = 0
-BRIEF_FD: Final = 3
 WIRE_FD: Final = 4
 REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
@@ -35,20 +35,6 @@ OptionT = TypeVar("OptionT", str, int, bool)
 
 class Stopped(CapkeepError):
     """The caller closed its socket: whatever is done for it ends."""
-
-
-class EngineEnd(NamedTuple):
-    """How an engine's process ended."""
-
-    exit_code: int  # negative: the signal that ended it
-    vault_failure: Failure | None  # what the vault said of the place behind it
-    vault_text: str
-
-
-def read_brief() -> Brief:
-    """The room's part of the plan and its secrets, read once from the descriptor."""
-    with open(BRIEF_FD, "rb") as file:
-        return codec.loads(Brief, file.read())
 
 
 def option(request: Message, name: str, default: OptionT) -> OptionT:
@@ -243,8 +229,8 @@ class Engine:
         *,
         on_tick: Callable[[], None] | None = None,
         deadline: float,
-    ) -> EngineEnd:
-        """Feed every line to `on_line` (stream name, line) and call `on_tick` once a second.
+    ) -> int:
+        """The exit code; feeds every line to `on_line` (stream name, line), ticks once a second.
 
         Raises Stopped, StepError (the vault failed, no space, time over).
         """
@@ -266,7 +252,7 @@ class Engine:
                 self._check_limits(now, deadline)
                 if on_tick:
                     on_tick()
-        return EngineEnd(self._child.wait(60), None, "")
+        return self._child.wait(60)
 
     def _read(self, fd: int, on_line: Callable[[str, bytes], None]) -> None:
         data = os.read(fd, READ_SIZE)

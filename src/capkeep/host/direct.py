@@ -1,0 +1,55 @@
+"""Start a room for root by hand, hold the conversation, end it: no door, no runner."""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from capkeep.errors import Failure, StepError
+from capkeep.host.start import start
+from capkeep.plan.model import Plan, Room
+from capkeep.rooms.protocol import Channel, Message, ProtocolError
+
+END_SECONDS = 150  # a vault may still have to tidy up on a slow remote
+
+
+def converse(
+    plan: Plan, room: Room, request: Message, on_event: Callable[[Message], None]
+) -> Message:
+    """The room's result. Raises StepError when it ends without one, or on Ctrl-C."""
+    near, far = socket.socketpair()
+    with Channel(near) as channel:
+        with far:
+            started = start(plan, room, far, os.getuid())
+        try:
+            with _interruptible():
+                channel.send(request)
+                for message in channel:
+                    if message.get("event") == "result":
+                        return message
+                    on_event(message)
+            raise StepError(Failure.INTERRUPTED, f"{room.name} ended without a result")
+        except (OSError, ProtocolError) as error:
+            raise StepError(Failure.INTERRUPTED, f"{room.name}: {error}") from error
+        finally:
+            channel.close()
+            for child in started.children():
+                with contextlib.suppress(TimeoutError):
+                    child.wait(END_SECONDS)
+                child.kill()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C becomes an error with a name, after which the room is ended like on any other."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise StepError(Failure.STOPPED, "stopped on request")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
