@@ -93,11 +93,9 @@ def namespaces(base: str) -> tuple[tuple[str, int], ...]:
 
 def capability_names(mask: int) -> tuple[str, ...]:
     """The names of the bits that are set; a bit newer than this program is "CAP_" and its number."""
-    names = []
-    for bit in range(mask.bit_length()):
-        if mask >> bit & 1:
-            names.append(CAPABILITIES[bit] if bit < len(CAPABILITIES) else f"CAP_{bit}")
-    return tuple(names)
+    known = len(CAPABILITIES)
+    bits = (bit for bit in range(mask.bit_length()) if mask >> bit & 1)
+    return tuple(CAPABILITIES[bit] if bit < known else f"CAP_{bit}" for bit in bits)
 
 
 def _status(base: str) -> dict[str, bytes]:

@@ -45,7 +45,10 @@ def write_rights(version: int) -> int:
 
 
 def restrict(
-    writable: Sequence[str], connect_ports: Sequence[int], *, special: Sequence[str] = ("/dev/null",)
+    writable: Sequence[str],
+    connect_ports: Sequence[int],
+    *,
+    special: Sequence[str] = ("/dev/null",),
 ) -> int:
     """Confine this process and its children for ever; returns the ABI in force, 0 for none.
 
