@@ -19,11 +19,11 @@ class ValueMistake(ValueError):
 # -- sizes
 
 _BINARY: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
-_SIZE_UNITS: Final = {
+_SIZE_UNITS: Final[dict[str, int]] = {
     "B": 1,
     **{unit: 1 << shift for unit, shift in _BINARY.items()},
     **{unit + "IB": 1 << shift for unit, shift in _BINARY.items() if unit},
-    **{unit + "B": 10 ** (3 * shift // 10) for unit, shift in _BINARY.items() if unit},
+    **{unit + "B": 1000 ** (shift // 10) for unit, shift in _BINARY.items() if unit},
 }
 _SIZE_HINT: Final = 'write a number and a unit: "512M", "10GiB" (1024 each) or "10GB" (1000 each)'
 MAX_SIZE: Final = 1 << 63
@@ -36,7 +36,8 @@ def parse_size(text: str) -> int:
     if factor is None or not digits:
         raise ValueMistake(f"{text!r} is not a size", _SIZE_HINT)
     whole, _, fraction = digits.partition(".")
-    size = int(whole) * factor + int(fraction or 0) * factor // 10 ** len(fraction)
+    scale = int("1" + "0" * len(fraction))
+    size = int(whole) * factor + int(fraction or 0) * factor // scale
     if size >= MAX_SIZE:
         raise ValueMistake(f"{text!r} is larger than any file system", _SIZE_HINT)
     return size
@@ -128,7 +129,7 @@ class SecretSource(NamedTuple):
     credential: str = ""  # name of a systemd credential (systemd-creds(1))
     command: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def written(self) -> str:
         """The source as written in the configuration; never a secret."""
         if self.command:
             return "{ command = [" + ", ".join(_quoted(w) for w in self.command) + "] }"
@@ -176,9 +177,6 @@ class Location(NamedTuple):
     def engine_only(self) -> bool:
         """Whether the engine itself needs the network to reach it."""
         return self.scheme in ENGINE_SCHEMES
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def parse_location(text: str) -> Location:
@@ -269,7 +267,7 @@ def _sftp(text: str, address: str) -> Location:
     return Location("sftp", text, path=path, host=host, port=port, user=user)
 
 
-def _url(text: str, address: str, default_tls: bool | None) -> tuple[str, int, bool, str]:
+def _url(text: str, address: str, *, default_tls: bool | None) -> tuple[str, int, bool, str]:
     """Host, port, tls and path of `https://host:port/path`; `default_tls` where no scheme is."""
     scheme, found, rest = address.partition("://")
     if not found and default_tls is not None:

@@ -14,7 +14,8 @@ class Place(NamedTuple):
     line: int  # from 1; 0 where there is no line to name
     key: str  # dotted, as in the file; "" for the whole file
 
-    def __str__(self) -> str:
+    def where(self) -> str:
+        """File and line, as editors and compilers write it."""
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
@@ -27,7 +28,8 @@ class Mistake(NamedTuple):
     problem: str
     hint: str = ""
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
+        """For people, in one or two lines."""
         where = f"{self.file}:{self.line}" if self.line else self.file
         text = f"{where}: {self.key}: {self.problem}" if self.key else f"{where}: {self.problem}"
         return f"{text}\n    {self.hint}" if self.hint else text
@@ -40,7 +42,7 @@ class MistakesError(ConfigError):
         self.mistakes = tuple(sorted(mistakes))
         count = len(self.mistakes)
         head = f"{count} mistake{'s' if count != 1 else ''} in the configuration"
-        super().__init__("\n".join([head + ":", *map(str, self.mistakes)]))
+        super().__init__("\n".join([head + ":", *(m.sentence() for m in self.mistakes)]))
 
 
 class Collector:

@@ -1,0 +1,245 @@
+"""From the configuration directory to one checked value, or to every mistake in it."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Generic, NamedTuple
+
+from capkeep.config import syntax
+from capkeep.config.jobs import JobChecker, JobTable
+from capkeep.config.mistakes import Collector, Mistake, MistakesError, Place
+from capkeep.config.model import (
+    Config,
+    HostConfig,
+    JobConfig,
+    LimitsConfig,
+    RepositoryConfig,
+    Setting,
+)
+from capkeep.config.repositories import RepositoryChecker, find_program
+from capkeep.config.settings import job_settings, table_settings
+from capkeep.config.sources import Owner, Reader, Source
+from capkeep.config.syntax import NAME_PATTERN
+from capkeep.config.validate import Checked, TableT, check, known_keys, unknown_key
+
+__all__ = ["Config", "Mistake", "MistakesError", "load"]
+
+NAME_HINT = "use a-z, 0-9, - and _, at most 32, beginning with a letter or digit"
+
+
+class Named(NamedTuple, Generic[TableT]):
+    """A checked table with the keys that were wrong in it."""
+
+    table: Checked[TableT]
+    wrong: frozenset[str]
+
+
+def load(config_dir: str, *, user_mode: bool = False) -> Config:
+    """The configuration in that directory. Raises MistakesError (a ConfigError) with all mistakes.
+
+    In system mode files and secrets must be root's, in user mode the caller's own.
+    """
+    loader = _Loader(os.path.abspath(config_dir), user_mode=user_mode)
+    config = loader.load()
+    if loader.collector.mistakes or config is None:
+        raise MistakesError(loader.collector.mistakes)
+    return config
+
+
+class _Loader:
+    def __init__(self, directory: str, *, user_mode: bool) -> None:
+        self.collector = Collector()
+        self._directory = directory
+        self._owner = Owner(user_mode=user_mode)
+        self._reader = Reader(directory, self._owner, self.collector)
+        self._settings: dict[str, Setting] = {}
+
+    def load(self) -> Config | None:
+        sources, all_read = self._reader.sources()
+        if not sources:
+            return None
+        for source in sources:
+            self._top_level(source)
+        host = self._single(sources, ("host",), syntax.Host)
+        limits = self._single(sources, ("limits",), syntax.Limits)
+        restic = self._single(sources, ("engines", "restic"), syntax.Engine)
+        defaults = self._single(sources, ("defaults",), syntax.JobDefaults)
+        repositories = self._repositories(sources, restic)
+        jobs = self._jobs(sources, repositories, defaults, all_read=all_read)
+        self._whole(sources[0], repositories, jobs, all_read=all_read)
+        self._settings |= table_settings("host", syntax.Host, host)
+        self._settings |= table_settings("limits", syntax.Limits, limits)
+        return Config(
+            directory=self._directory,
+            files=tuple(s.file for s in sources),
+            repositories=tuple(r for r in repositories.values() if r),
+            jobs=jobs,
+            host=_host(host),
+            limits=_limits(limits),
+            settings=self._settings,
+            remarks=tuple(sorted(self.collector.remarks)),
+        )
+
+    # -- tables
+
+    def _top_level(self, source: Source) -> None:
+        """Unknown tables, and engines that are not known here."""
+        known = known_keys(syntax.Document)
+        for key, value in source.data.items():
+            if key not in known:
+                self.collector.mistake(source.at(key), *unknown_key(key, known, {}))
+            elif not isinstance(value, dict):
+                hint = f"write [{key}]" if key in ("defaults", "host", "limits") else ""
+                hint = hint or f"write [{key}.NAME]"
+                self.collector.mistake(source.at(key), "must be a table", hint)
+        engines = source.data.get("engines")
+        for key in engines if isinstance(engines, dict) else ():
+            if key not in known_keys(syntax.Engines):
+                problem, hint = unknown_key(str(key), known_keys(syntax.Engines), {})
+                self.collector.mistake(source.at("engines", key), problem, hint)
+
+    def _single(
+        self, sources: Iterable[Source], path: tuple[str, ...], kind: type[TableT]
+    ) -> Mapping[str, Checked[TableT]]:
+        """A table that all files may add to: the fields it sets, each set in one place only."""
+        found: dict[str, Checked[TableT]] = {}
+        for source in sources:
+            data: object = source.data
+            for key in path:
+                data = data.get(key) if isinstance(data, dict) else None
+            if data is None or (len(path) == 1 and not isinstance(data, dict)):
+                continue
+            table, _ = check(kind, source, path, data, self.collector)
+            for field in table.model.model_fields_set:
+                if field in found:
+                    place, other = table.at(syntax.kebab(field)), found[field]
+                    first = other.at(syntax.kebab(field))
+                    self.collector.mistake(
+                        place, f"is already set at {first.where()}", "set it once"
+                    )
+                else:
+                    found[field] = table
+        return found
+
+    def _named(
+        self, sources: Iterable[Source], group: str, kind: type[TableT]
+    ) -> Mapping[str, Named[TableT]]:
+        """The tables of a group by name, each defined in one place only."""
+        found: dict[str, Named[TableT]] = {}
+        for source in sources:
+            tables = source.data.get(group)
+            for name, data in tables.items() if isinstance(tables, dict) else ():
+                place = source.at(group, name)
+                if not _is_name(name):
+                    self.collector.mistake(place, f"{name!r} cannot be a name", NAME_HINT)
+                if not isinstance(data, dict):
+                    hint = f"write [{group}.NAME] above its keys"
+                    self.collector.mistake(place, "must be a table", hint)
+                    continue
+                named = Named(*check(kind, source, (group, name), data, self.collector))
+                if name in found:
+                    first = found[name].table.at()
+                    said = f"{group} {name} is also defined at {first.where()}"
+                    self.collector.mistake(place, said, "rename one, or put them together")
+                    continue
+                found[name] = named
+        return found
+
+    # -- repositories and jobs
+
+    def _repositories(
+        self, sources: tuple[Source, ...], restic: Mapping[str, Checked[syntax.Engine]]
+    ) -> dict[str, RepositoryConfig | None]:
+        tables = self._named(sources, "repositories", syntax.Repository)
+        given = restic.get("program")
+        place = given.at("program") if given else sources[0].at("engines", "restic", "program")
+        written = given.model.program if given else ""
+        program = find_program(written, place, self.collector) if tables else ""
+        self._settings["engines.restic.program"] = Setting(
+            value=program, place=place if given else None
+        )
+        checker = RepositoryChecker(program, self._owner, self.collector)
+        values: dict[str, RepositoryConfig | None] = {}
+        for name, (table, wrong) in tables.items():
+            value = values[name] = checker.check(name, table, wrong)
+            fields = dict.fromkeys(table.model.model_fields_set, table)
+            self._settings |= table_settings(f"repositories.{name}", syntax.Repository, fields)
+            for other in values.values():
+                if value and other and other.name != name and _same_place(other, value):
+                    said = f"repository {other.name} is at the same place"
+                    self.collector.mistake(table.at("location"), said, "use one name for it")
+        return values
+
+    def _jobs(
+        self,
+        sources: tuple[Source, ...],
+        repositories: Mapping[str, RepositoryConfig | None],
+        defaults: Mapping[str, Checked[syntax.JobDefaults]],
+        *,
+        all_read: bool,
+    ) -> tuple[JobConfig, ...]:
+        checker = JobChecker(repositories, self._reader, all_read=all_read)
+        jobs = []
+        rooms: dict[str, str] = {}
+        for name, (table, wrong) in self._named(sources, "jobs", syntax.Job).items():
+            whole = JobTable(name, table, defaults)
+            job = checker.check(whole, wrong)
+            self._settings |= job_settings(whole)
+            jobs.append(job)
+            for repository in dict.fromkeys(job.repositories):
+                pair = f"job {name} with repository {repository}"
+                other = rooms.setdefault(f"{name}-{repository}", pair)
+                if other != pair:
+                    said = f"{pair} would have the same room as {other}"
+                    self.collector.mistake(table.at(), said, "rename one of them")
+        return tuple(jobs)
+
+    def _whole(
+        self,
+        source: Source,
+        repositories: Mapping[str, RepositoryConfig | None],
+        jobs: tuple[JobConfig, ...],
+        *,
+        all_read: bool,
+    ) -> None:
+        """What only the whole configuration can show."""
+        if not all_read:
+            return
+        nowhere = Place(source.file, 0, "")
+        if not repositories:
+            hint = "define [repositories.NAME]; `capkeep config example` shows one"
+            self.collector.mistake(nowhere, "no repository is defined", hint)
+        if not jobs and not any("jobs" in m.key for m in self.collector.mistakes):
+            hint = "define [jobs.NAME]; `capkeep config example` shows one"
+            self.collector.mistake(nowhere, "no job is defined", hint)
+        used = {name for job in jobs for name in job.repositories}
+        for name in repositories:
+            setting = self._settings.get(f"repositories.{name}.location")
+            if name not in used and setting and setting.place:
+                self.collector.remark(setting.place, f"no job uses repository {name}")
+
+
+def _is_name(name: str) -> bool:
+    return re.fullmatch(NAME_PATTERN, name) is not None
+
+
+def _same_place(one: RepositoryConfig, two: RepositoryConfig) -> bool:
+    return one.location._replace(text="") == two.location._replace(text="") and (
+        not one.location.engine_only or one.location.text == two.location.text
+    )
+
+
+def _host(fields: Mapping[str, Checked[syntax.Host]]) -> HostConfig:
+    default = syntax.Host()
+    prefix = fields["user_prefix"].model.user_prefix if "user_prefix" in fields else ""
+    prefix = prefix or default.user_prefix
+    group = fields["group"].model.group if "group" in fields else ""
+    return HostConfig(user_prefix=prefix, group=group or prefix)
+
+
+def _limits(fields: Mapping[str, Checked[syntax.Limits]]) -> LimitsConfig:
+    return LimitsConfig(
+        memory_bytes=fields["memory"].model.memory if "memory" in fields else None,
+        processes=fields["processes"].model.processes if "processes" in fields else None,
+        free_space_bytes=fields["free_space"].model.free_space if "free_space" in fields else None,
+    )

@@ -1,0 +1,115 @@
+"""The effective settings, each as it would be written and with the place that set it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic_core import PydanticUndefined
+
+from capkeep.config.jobs import JobTable
+from capkeep.config.model import Config, Setting
+from capkeep.config.syntax import Table, kebab
+from capkeep.config.validate import Checked, TableT
+from capkeep.values import SecretSource, format_duration, format_size
+
+PRINTERS: Final = {
+    "memory": format_size,
+    "free_space": format_size,
+    "timeout": format_duration,
+    "max_age": format_duration,
+    "max_shrink": "{}%".format,
+}
+
+
+def table_settings(
+    prefix: str, kind: type[Table], fields: Mapping[str, Checked[TableT]]
+) -> dict[str, Setting]:
+    """A table's settings by dotted key: those that were written, then those that are built in."""
+    found: dict[str, Setting] = {}
+    for field, table in fields.items():
+        _add(found, f"{prefix}.{kebab(field)}", getattr(table.model, field), table, (kebab(field),))
+    for field, info in kind.model_fields.items():
+        default = info.default
+        if field not in fields and default is not PydanticUndefined and default != "":
+            key = f"{prefix}.{kebab(field)}"
+            found[key] = Setting(value=_written(field, default), place=None)
+    return found
+
+
+def job_settings(job: JobTable) -> dict[str, Setting]:
+    """A job's settings, those from [defaults] included."""
+    found = {}
+    for field in type(job.model).model_fields:
+        value = getattr(job.model, field)
+        if job.written(field) or value not in ("", [], 0):
+            place = job.at(field) if job.written(field) else None
+            setting = Setting(value=_written(field, value), place=place)
+            found[f"jobs.{job.name}.{kebab(field)}"] = setting
+    return found
+
+
+def _add(
+    found: dict[str, Setting],
+    key: str,
+    value: object,
+    table: Checked[TableT],
+    path: tuple[str, ...],
+) -> None:
+    if isinstance(value, Table):
+        inner = {kebab(f): getattr(value, f) for f in value.model_fields_set}
+    elif isinstance(value, dict):
+        inner = value
+    else:
+        field = path[-1].replace("-", "_")
+        found[key] = Setting(value=_written(field, value), place=table.at(*path))
+        return
+    for name, item in inner.items():
+        _add(found, f"{key}.{name}", item, table, (*path, name))
+
+
+def _written(field: str, value: object) -> object:
+    """A value as it is written in TOML; a secret is its source."""
+    if isinstance(value, SecretSource):
+        return {k: list(v) if k == "command" else v for k, v in value._asdict().items() if v}
+    printer = PRINTERS.get(field)
+    return printer(value) if printer and isinstance(value, int) else value
+
+
+def as_toml(config: Config) -> str:
+    """The effective configuration as TOML, every line with where it comes from."""
+    lines: list[str] = []
+    table = ""
+    for key, setting in config.settings.items():
+        group, name = split_key(key)
+        if group != table:
+            lines += ["", f"[{group}]"] if lines else [f"[{group}]"]
+            table = group
+        place = setting.place
+        origin = f"{place.file}:{place.line}" if place else "built in"
+        lines.append(f"{name} = {toml(setting.value)}  # {origin}")
+    return "\n".join(lines) + "\n"
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """The table and the key in it: repositories.NAME, jobs.NAME, engines.restic, host, limits."""
+    parts = key.split(".")
+    depth = 2 if parts[0] in ("repositories", "jobs", "engines") else 1
+    return ".".join(parts[:depth]), ".".join(parts[depth:])
+
+
+def toml(value: object) -> str:
+    """A value in TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + " }"
+    return str(value)
+
+
+def text(value: str) -> str:
+    """A text in TOML's quotes."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
