@@ -124,7 +124,8 @@ def _tools_view(room: Room, plan: Plan) -> list[str]:
     args += _own_places(room.grant.network)
     programs = [plan.interpreter]
     if room.repository:
-        programs.append(plan.repository(room.repository).program)
+        repository = plan.repository(room.repository)
+        programs += [repository.program, *(v for k, v in repository.options if k == "rclone")]
     shown = [p for p in programs if not p.startswith(("/usr/", "/bin/"))]
     for path in (*shown, *room.grant.read):
         args += ["--ro-bind", path, path]

