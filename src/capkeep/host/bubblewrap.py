@@ -44,7 +44,7 @@ def render(room: Room, plan: Plan, stage: str) -> Command:
     args += _namespaces(grant, plan.mode)
     args += _host_view(grant, stage) if grant.view is View.HOST else _tools_view(room, plan)
     for path in grant.write:
-        args += ["--bind", path, path]
+        args += [*_parents(path), "--bind", path, path]
     if grant.view is View.HOST:
         for path in _hidden_dirs(grant):
             args += ["--remount-ro", path]
@@ -91,8 +91,15 @@ def _own_places(network_files: bool = False) -> list[str]:
     args += ["--perms", "0755", "--tmpfs", "/run"]
     if network_files and os.path.realpath("/etc/resolv.conf").startswith("/run/"):
         real = os.path.realpath("/etc/resolv.conf")
-        args += ["--ro-bind-try", real, real]
+        args += [*_parents(real), "--ro-bind-try", real, real]
     return args
+
+
+def _parents(path: str) -> list[str]:
+    """The directories above a mount point, passable for the room: bubblewrap's own would be 0700."""
+    parts = path.split("/")[1:-1]
+    above = ["/" + "/".join(parts[: n + 1]) for n in range(len(parts))]
+    return [word for directory in above for word in ("--perms", "0755", "--dir", directory)]
 
 
 def _hidden_dirs(grant: Grant) -> list[str]:
@@ -119,6 +126,7 @@ def _tools_view(room: Room, plan: Plan) -> list[str]:
             args += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             args += ["--ro-bind", path, path]
+    args += _parents("/etc/passwd")
     for name in ETC + (ETC_NETWORK if room.grant.network else ()):
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     args += _own_places(room.grant.network)
@@ -128,7 +136,8 @@ def _tools_view(room: Room, plan: Plan) -> list[str]:
         programs += [repository.program, *(v for k, v in repository.options if k == "rclone")]
     shown = [p for p in programs if not p.startswith(("/usr/", "/bin/"))]
     for path in (*shown, *room.grant.read):
-        args += ["--ro-bind", path, path]
+        args += [*_parents(path), "--ro-bind", path, path]
     if not plan.package.startswith("/usr/"):
-        args += ["--ro-bind", f"{plan.package}/capkeep", f"{plan.package}/capkeep"]
+        package = f"{plan.package}/capkeep"
+        args += [*_parents(package), "--ro-bind", package, package]
     return args
