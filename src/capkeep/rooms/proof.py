@@ -13,10 +13,9 @@ from capkeep.plan.model import Grant, Mode, Room
 ENGINE: Final = "engine"
 FILTERING: Final = 2  # seccomp's filter mode, proc(5)
 SEPARATED: Final = ("mnt", "pid", "ipc", "uts")
-# The room's own places that stay writable by their flags. /proc shows the room's own processes
-# alone, with the kernel's settings below it bound read-only; the devices keep nothing.
+# What a room has of /dev: devices that keep nothing of what is written to them.
 OWN_PLACES: Final = frozenset(
-    ("/proc", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+    ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 )
 UNMAPPED: Final = 65534  # how groups from outside a user namespace appear (user_namespaces(7))
 
