@@ -1,1 +1,1 @@
-"""What happened: store, query, judge."""
+"""What happened: store, query, judge fresh, late or failed."""

@@ -1,0 +1,23 @@
+"""Whether a run without an end still goes on."""
+
+from typing import Final
+
+from capkeep.errors import Failure
+from capkeep.records.locks import holder
+from capkeep.records.model import Outcome, Run
+
+INTERRUPTED_TEXT: Final = "the run ended without a word: killed, or the machine went down"
+
+
+def is_alive(directory: str, run: Run) -> bool:
+    """Whether the runner of a run without an end still holds its job."""
+    found = holder(directory, run.job)
+    return found is not None and found.run == run.id
+
+
+def interrupted(run: Run) -> Run:
+    """The run as one that was cut off. When is not known, so it has neither end nor duration."""
+    return run._replace(
+        outcome=Outcome.FAILED, failure=Failure.INTERRUPTED, text=INTERRUPTED_TEXT,
+        reasons=(INTERRUPTED_TEXT,),
+    )  # fmt: skip

@@ -1,0 +1,142 @@
+"""Who is running a job right now, known to the kernel rather than to a file's content.
+
+Two files per job, because whoever can open a file for reading can also hold a read lock on it, and
+no reader of the record may be able to keep a backup from running:
+
+- `JOB.lock`, for the runner's user alone: an exclusive lock, held for the life of a run.
+- `JOB.run`, readable by the group: says which run it is. The runner holds a shared lock on it, which
+  nobody can refuse, and readers ask the kernel about that lock without taking one themselves.
+
+The locks belong to the open file (F_OFD_SETLK, fcntl(2)); the kernel frees them however the runner
+ends. The content stays behind then, so it counts only while the lock is held.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import struct
+import time
+from typing import Final, NamedTuple
+
+from capkeep.errors import RefusedError
+
+_WHOLE_FILE: Final = "hhqqi"  # struct flock: type, whence, start, length, pid
+_CONTENT_LIMIT: Final = 4096
+
+
+class Holder(NamedTuple):
+    """Who runs a job, since when. All but `job` are empty for the moment in which a run begins."""
+
+    job: str
+    run: str = ""
+    uid: int = -1
+    user: str = ""
+    since: float = 0.0
+    pid: int = 0
+
+
+class JobLock:
+    """The right to run a job; held from `acquire` until `release` or the end of the process."""
+
+    def __init__(self, directory: str, job: str) -> None:
+        self._base = lock_base(directory, job)
+        self._job = job
+        self._fds: list[int] = []
+
+    def acquire(self, holder: Holder) -> None:
+        """Take the lock and say who has it. Raises RefusedError with who runs it, OSError."""
+        try:
+            lock = self._open(self._base + ".lock", 0o600)
+            if not _set_lock(lock, fcntl.F_WRLCK):
+                raise _refusal(self._directory_holder())
+            told = self._open(self._base + ".run", 0o640)
+            os.ftruncate(told, 0)
+            _set_lock(told, fcntl.F_RDLCK)
+            os.pwrite(told, json.dumps(holder._asdict()).encode(), 0)
+        except BaseException:
+            self.release()
+            raise
+
+    def _directory_holder(self) -> Holder:
+        directory, _, _ = self._base.rpartition("/")
+        return holder(directory, self._job) or Holder(self._job)
+
+    def _open(self, path: str, mode: int) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        self._fds.append(fd)
+        os.fchmod(fd, mode)
+        return fd
+
+    def release(self) -> None:
+        """Let others run the job; safe to call again."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def __enter__(self) -> "JobLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def holder(directory: str, job: str) -> Holder | None:
+    """Who runs the job now, or None. Takes no lock; needs to read the directory only."""
+    try:
+        fd = os.open(lock_base(directory, job) + ".run", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not _is_locked(fd):
+            return None
+        content = os.pread(fd, _CONTENT_LIMIT, 0)
+    finally:
+        os.close(fd)
+    return _parse(job, content)
+
+
+def lock_base(directory: str, job: str) -> str:
+    """The path of a job's lock files without their endings; work without a job has its own."""
+    return f"{directory}/{job or '-'}"
+
+
+def _parse(job: str, content: bytes) -> Holder:
+    try:
+        plain = json.loads(content)
+        return Holder(
+            job=job, run=str(plain["run"]), uid=int(plain["uid"]), user=str(plain["user"]),
+            since=float(plain["since"]), pid=int(plain["pid"]),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError):
+        return Holder(job)  # it is being written
+
+
+def _set_lock(fd: int, kind: int) -> bool:
+    """Take a lock on the whole file if nobody else has one that conflicts. Raises OSError."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_WHOLE_FILE, kind, 0, 0, 0, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _is_locked(fd: int) -> bool:
+    """Whether anybody holds any lock on the file (F_OFD_GETLK asks and takes none)."""
+    asked = struct.pack(_WHOLE_FILE, fcntl.F_WRLCK, 0, 0, 0, 0)
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
+    kind: int = struct.unpack(_WHOLE_FILE, answer)[0]
+    return kind != fcntl.F_UNLCK
+
+
+def _refusal(found: Holder) -> RefusedError:
+    what = f"job {found.job}" if found.job else "the repository"
+    if not found.run:
+        return RefusedError(f"{what} is being run already", hint="wait for that run to end")
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.since))
+    who = found.user or f"uid {found.uid}"
+    return RefusedError(
+        f"{what} is being run already, by {who} since {since} (run {found.run})",
+        hint="`capkeep status` shows it; a job runs once at a time",
+    )

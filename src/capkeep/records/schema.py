@@ -1,0 +1,185 @@
+"""The database's layout, and how a writer and a reader open it.
+
+The journal is a write-ahead log, so that readers never wait. Its traps for a reader who may not
+write (https://sqlite.org/wal.html, "Read-Only Databases"): while a writer has it open, or after one
+was killed, `-wal` and `-shm` exist and can be read along; after the last writer closed it they are
+gone, cannot be made by that reader, and the main file is whole by itself.
+"""
+
+import os
+import sqlite3
+import time
+from typing import Final
+
+from capkeep.errors import CapkeepError
+
+DATABASE: Final = "records.db"
+VERSION: Final = 1
+BUSY_SECONDS: Final = 10.0
+OPEN_ATTEMPTS: Final = 50
+_ATTEMPT_PAUSE: Final = 0.01  # seconds
+
+# Each entry takes the database from its index to the next version (PRAGMA user_version).
+_MIGRATIONS: Final = (
+    """
+    CREATE TABLE run (
+      number INTEGER PRIMARY KEY AUTOINCREMENT, -- order of beginning, whatever the clock did
+      id TEXT NOT NULL UNIQUE, job TEXT NOT NULL, started REAL NOT NULL, action TEXT NOT NULL,
+      ended REAL, seconds REAL, outcome TEXT, failure TEXT, exit_code INTEGER,
+      text TEXT NOT NULL, reasons TEXT NOT NULL,
+      trigger_uid INTEGER NOT NULL, trigger_user TEXT NOT NULL, version TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX run_by_job ON run (job, number);
+    CREATE INDEX run_by_action ON run (job, action, number) WHERE outcome IS NOT NULL;
+    CREATE INDEX run_complete ON run (job, number) WHERE outcome = 'complete' AND action = 'backup';
+    CREATE INDEX run_open ON run (number) WHERE outcome IS NULL;
+    CREATE TABLE step (
+      number INTEGER PRIMARY KEY,
+      run INTEGER NOT NULL REFERENCES run (number), seq INTEGER NOT NULL,
+      kind TEXT NOT NULL, repository TEXT NOT NULL, started REAL NOT NULL,
+      ended REAL, seconds REAL, outcome TEXT, failure TEXT, exit_code INTEGER,
+      engine TEXT NOT NULL, snapshot TEXT NOT NULL, text TEXT NOT NULL, engine_words TEXT NOT NULL,
+      files_new INTEGER NOT NULL, files_changed INTEGER NOT NULL, files_unmodified INTEGER NOT NULL,
+      dirs_new INTEGER NOT NULL, dirs_changed INTEGER NOT NULL, dirs_unmodified INTEGER NOT NULL,
+      bytes_added INTEGER NOT NULL, bytes_stored INTEGER NOT NULL,
+      bytes_processed INTEGER NOT NULL, total_files INTEGER NOT NULL,
+      UNIQUE (run, seq)
+    ) STRICT;
+    CREATE INDEX step_complete ON step (repository, number)
+      WHERE outcome = 'complete' AND kind = 'backup';
+    CREATE TABLE proof (
+      step INTEGER NOT NULL REFERENCES step (number),
+      room TEXT NOT NULL, process TEXT NOT NULL, facts TEXT NOT NULL, weaker TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX proof_by_step ON proof (step);
+    CREATE TABLE finding (
+      step INTEGER NOT NULL REFERENCES step (number),
+      kind TEXT NOT NULL, path BLOB NOT NULL, cause TEXT NOT NULL, detail TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX finding_by_step ON finding (step);
+    CREATE TABLE finding_count (
+      step INTEGER NOT NULL REFERENCES step (number),
+      kind TEXT NOT NULL, total INTEGER NOT NULL,
+      PRIMARY KEY (step, kind)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+
+
+class RecordsError(CapkeepError):
+    """The record cannot be read or written."""
+
+
+def open_writer(path: str) -> sqlite3.Connection:
+    """The record, made or migrated as needed; a file that is no record is put aside.
+
+    Raises RecordsError.
+    """
+    try:
+        return _open_writer(path)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise unusable(path, error) from error
+    # "file is not a database", "malformed": no backup may fail for the sake of its record.
+    aside = f"{path}.damaged-{int(time.time())}"
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(path + suffix):
+            os.rename(path + suffix, aside + suffix)
+    try:
+        return _open_writer(path)
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+
+
+def _open_writer(path: str) -> sqlite3.Connection:
+    try:
+        # SQLite gives -wal and -shm the mode that the database has.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        os.fchmod(fd, 0o640)
+        os.close(fd)
+    except OSError as error:
+        raise unusable(path, error) from error
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        for attempt in range(OPEN_ATTEMPTS):
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError:  # SQLite does not wait here for another writer
+                if attempt == OPEN_ATTEMPTS - 1:
+                    raise
+                time.sleep(_ATTEMPT_PAUSE)
+        connection.execute("PRAGMA foreign_keys = ON")
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    if _check_version(connection, path) == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Another writer may have been faster.
+        for number in range(_check_version(connection, path), VERSION):
+            for statement in _MIGRATIONS[number].split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > VERSION:
+        raise RecordsError(
+            f"{path} was written by a newer capkeep", hint="use that version of capkeep"
+        )
+    return version
+
+
+def open_reader(path: str) -> tuple[sqlite3.Connection, bool]:
+    """The record for reading, and whether it is read as a file that nobody changes meanwhile.
+
+    An empty record where there is none yet. Raises RecordsError, sqlite3.Error.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return _empty(), False
+    except OSError as error:
+        raise unusable(path, error) from error
+    still = not os.path.exists(path + "-wal")
+    how = "immutable=1" if still else "mode=ro&readonly_shm=1"
+    name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    uri = f"file:{name}?{how}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        version = _check_version(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    if version == 0:  # its writer was ended before it had made the tables
+        connection.close()
+        return _empty(), False
+    return connection, still
+
+
+def _empty() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    _migrate(connection, ":memory:")
+    return connection
+
+
+def unusable(path: str, error: Exception) -> RecordsError:
+    """The sentence for a record that cannot be used."""
+    hint = ""
+    if isinstance(error, PermissionError):
+        hint = "join the group that [host] group names (usually capkeep), then log in again"
+    elif "full" in str(error):
+        hint = "make room on that disk"
+    return RecordsError(f"the record {path} cannot be used: {error}", hint=hint)
