@@ -1,0 +1,137 @@
+"""The filters, run by a small machine for classic BPF, and their numbers against libseccomp's."""
+
+import ctypes
+import ctypes.util
+import struct
+
+import pytest
+
+from capkeep.kernel import syscalls
+from capkeep.kernel.seccomp import ARCHES, Arch, Profile, program, rules
+
+PID = 4242
+ALLOW, DENY, ABSENT = 0x7FFF0000, 0x00050001, 0x00050026
+TABLES = {**syscalls.NEVER, **syscalls.ENGINE, **syscalls.CHANGING, **syscalls.RULED}
+ENGINES = (Profile.READ, Profile.RESTORE)
+
+
+def run(code: bytes, number: int, audit: int, *args: int) -> int:
+    """What the kernel would answer: struct seccomp_data through the program."""
+    data = struct.pack("=iIQ6Q", number, audit, 0, *(*args, *[0] * (6 - len(args))))
+    steps = list(struct.iter_unpack("=HBBI", code))
+    at = accumulator = 0
+    while True:
+        op, jt, jf, k = steps[at]
+        at += 1
+        if op == 0x20:
+            (accumulator,) = struct.unpack_from("=I", data, k)
+        elif op == 0x54:
+            accumulator &= k
+        elif op == 0x05:
+            at += k
+        elif op == 0x15:
+            at += jt if accumulator == k else jf
+        elif op == 0x35:
+            at += jt if accumulator >= k else jf
+        else:
+            assert op == 0x06
+            return int(k)
+
+
+def ask(profile: Profile, name: str, *args: int, arch: Arch = ARCHES["x86_64"]) -> int:
+    return run(program(profile, arch, PID), TABLES[name][arch.column], arch.audit, *args)
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_numbers_are_those_of_libseccomp(name: str) -> None:
+    library = ctypes.CDLL(ctypes.util.find_library("seccomp") or "libseccomp.so.2")
+    for arch in ARCHES.values():
+        found = library.seccomp_syscall_resolve_name_arch(
+            ctypes.c_uint32(arch.audit), name.encode()
+        )
+        assert TABLES[name][arch.column] == max(found, -1)
+
+
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)
+@pytest.mark.parametrize("profile", Profile)
+def test_each_name_denied_is_denied_and_nothing_else(profile: Profile, arch: Arch) -> None:
+    denied, ruled = rules(profile, PID)
+    numbers = {n[arch.column] for n in denied.values()}
+    ours = {TABLES[n][arch.column] for n in [*ruled, "clone3"]}
+    code = program(profile, arch, PID)
+    assert len(code) // 8 <= 4096  # BPF_MAXINSNS
+    for number in range(syscalls.HORIZON):
+        if number not in ours:
+            expected = DENY if number in numbers else ALLOW
+            assert run(code, number, arch.audit) == expected, number
+
+
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)
+@pytest.mark.parametrize("profile", Profile)
+def test_calls_newer_than_the_table_do_not_exist(profile: Profile, arch: Arch) -> None:
+    code = program(profile, arch, PID)
+    for number in (syscalls.HORIZON, 470, 0x3FFFFFFF):
+        assert run(code, number, arch.audit) == ABSENT
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_other_architectures_are_refused(profile: Profile) -> None:
+    code = program(profile, ARCHES["x86_64"], PID)
+    assert run(code, 39, 0x40000003) == DENY  # i386
+    assert run(code, 0x40000000 + 39, 0xC000003E) == DENY  # x32
+    assert run(code, 0xFFFFFFFF - (1 << 32), 0xC000003E) == DENY
+
+
+@pytest.mark.parametrize("profile", ENGINES)
+def test_an_engine_dials_tcp_and_nothing_else(profile: Profile) -> None:
+    assert ask(profile, "socket", 2, 1 | 0o2000000 | 0o4000, 0) == ALLOW
+    assert ask(profile, "socket", 2, 1, 6) == ALLOW
+    for family, kind, protocol in ((1, 1, 0), (10, 1, 0), (16, 3, 0), (17, 3, 0), (38, 5, 0),
+                                   (40, 1, 0), (2, 2, 0), (2, 3, 255), (2, 1, 132), (2, 1, 262)):  # fmt: skip
+        assert ask(profile, "socket", family, kind, protocol) == DENY
+
+
+def test_the_high_half_of_an_argument_does_not_count() -> None:
+    # The kernel takes these arguments as int, so does the filter.
+    assert ask(Profile.READ, "socket", (1 << 32) | 1, 1, 0) == DENY
+    assert ask(Profile.READ, "ioctl", 0, (1 << 40) | 0x5412) == DENY
+
+
+@pytest.mark.parametrize("profile", ENGINES)
+def test_an_engine_makes_threads_but_no_process_and_no_namespace(profile: Profile) -> None:
+    thread = 0x00010000 | 0x100 | 0x800
+    assert ask(profile, "clone", thread) == ALLOW
+    assert ask(profile, "clone", 17) == DENY
+    assert ask(profile, "clone", thread | 0x10000000) == DENY
+    assert ask(profile, "clone3") == ABSENT
+
+
+@pytest.mark.parametrize("profile", ENGINES)
+@pytest.mark.parametrize("name", ["kill", "tgkill"])
+def test_an_engine_signals_itself_alone(profile: Profile, name: str) -> None:
+    assert ask(profile, name, PID, 9) == ALLOW
+    for other in (0, 1, PID + 1, 0xFFFFFFFF):
+        assert ask(profile, name, other, 9) == DENY
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_no_words_into_a_terminal(profile: Profile) -> None:
+    assert ask(profile, "ioctl", 0, 0x5401) == ALLOW
+    assert ask(profile, "ioctl", 0, 0x5412) == DENY
+    assert ask(profile, "ioctl", 0, 0x541C) == DENY
+
+
+def test_a_room_allows_what_its_engines_need() -> None:
+    """A child cannot have what its parent's filter denies."""
+    for profile in ENGINES:
+        assert rules(Profile.ROOM, PID)[0].keys() <= rules(profile, PID)[0].keys()
+    for family in (1, 2, 10):
+        assert ask(Profile.ROOM, "socket", family, 1, 0) == ALLOW
+    assert ask(Profile.ROOM, "socket", 16, 3, 0) == DENY
+
+
+def test_only_restoring_changes_owners_and_links() -> None:
+    assert ask(Profile.READ, "linkat") == DENY
+    assert ask(Profile.RESTORE, "linkat") == ALLOW
+    assert ask(Profile.RESTORE, "mknodat") == ALLOW
+    assert ask(Profile.RESTORE, "open_by_handle_at") == DENY
