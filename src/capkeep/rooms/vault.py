@@ -13,20 +13,21 @@ from contextlib import suppress
 from typing import Final
 
 from capkeep.errors import Failure
+from capkeep.kernel import seccomp
 from capkeep.kernel.facts import read_facts
 from capkeep.kernel.process import hide_memory
 from capkeep.plan import codec
 from capkeep.plan.model import Access, Brief
+from capkeep.rooms.brief import read_brief
 from capkeep.rooms.proof import weaker
 from capkeep.rooms.protocol import Channel, Message, ProtocolError, decode
 from capkeep.rooms.rest.front import Front
-from capkeep.rooms.rest.places import open_store
+from capkeep.rooms.rest.places import folder, open_store
 from capkeep.rooms.rest.server import Server
 from capkeep.rooms.rest.sessions import Session, clean
 from capkeep.rooms.rest.store import Store, StoreError
 
 WIRE_FD: Final = 0
-BRIEF_FD: Final = 3
 LISTEN_SECONDS: Final = 60
 SEND_SECONDS: Final = 10
 # Connecting, asking and being answered, names looked up included: a dead endpoint is told early.
@@ -117,13 +118,12 @@ def _is_local_listener(sock: socket.socket) -> bool:
 def main() -> int:
     """A vault's whole life."""
     hide_memory()
-    with open(BRIEF_FD, "rb") as file:
-        brief = codec.loads(Brief, file.read())
+    seccomp.install(seccomp.Profile.VAULT)
+    brief = read_brief()
     channel = Channel(socket.socket(fileno=WIRE_FD))
     channel.sock.settimeout(SEND_SECONDS)
     wire = Wire(channel)
-    if not _prove(brief, wire):
-        return 1
+    _prove(brief, wire)
     try:
         listener = wire.receive_listener()
         store = open_store(brief)
@@ -139,26 +139,23 @@ def main() -> int:
         store.close()
 
 
-def _prove(brief: Brief, wire: Wire) -> bool:
-    """Tell what the kernel says of this process; False if that is weaker than its grant."""
+def _prove(brief: Brief, wire: Wire) -> None:
+    """Tell what the kernel says of this process; the room starts no engine if that is too little."""
     facts = read_facts(None, brief.host_namespaces)
     found = weaker(facts, brief.room, brief.mode, "vault")
     wire.tell({
         "event": "proof", "process": "vault", "facts": codec.to_plain(facts),
         "weaker": list(found),
     })  # fmt: skip
-    return not found
 
 
 def _serve(brief: Brief, wire: Wire, listener: socket.socket, store: Store) -> int:
     """Preflight, then requests until the wire closes, then no lock of this session is left."""
-    assert brief.repository is not None
-    folder = f"{brief.places.state}/vault/{brief.repository.name}"
     try:
         if not _preflight(store, wire):
             return 1
-        clean(folder, store)
-        session = Session(folder)
+        clean(folder(brief), store)
+        session = Session(folder(brief))
     except StoreError as error:
         wire.failed(error)
         return 1
@@ -166,8 +163,8 @@ def _serve(brief: Brief, wire: Wire, listener: socket.socket, store: Store) -> i
     server = Server(front)
     with listener:
         while True:
-            ready = select.select([wire, listener], [], [])[0]
-            if wire in ready and wire.closed():
+            ready = select.select([wire.fileno(), listener.fileno()], [], [])[0]
+            if wire.fileno() in ready and wire.closed():
                 break
             server.accept(listener)
     server.close()

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import socket
 import stat
 import threading
@@ -89,7 +88,7 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise explain(error, str(name)) from error
+            raise explain(error, name.path) from error
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def items(self, kind: str) -> list[Item]:
@@ -110,15 +109,15 @@ class DirectoryStore:
         try:
             fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):
-            raise NotThere(str(name)) from None
+            raise NotThere(name.path) from None
         except OSError as error:
-            raise explain(error, str(name)) from error
+            raise explain(error, name.path) from error
         return _FilePart(fd, name, offset, length)
 
     def write(self, name: Name, length: int) -> Upload:
         path = self._path(name)
         if os.path.lexists(path):
-            raise AlreadyThere(str(name))
+            raise AlreadyThere(name.path)
         self._reserve(length)
         try:
             return self._open(name, path, length)
@@ -134,7 +133,7 @@ class DirectoryStore:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise explain(error, str(name)) from error
+            raise explain(error, name.path) from error
         return True
 
     def close(self) -> None:
@@ -180,7 +179,7 @@ class DirectoryStore:
                     raise
                 fd, temporary = self._open_named(flags)
         except OSError as error:
-            raise explain(error, str(name)) from error
+            raise explain(error, name.path) from error
         return _FileUpload(self, fd, temporary, path, length)
 
     def _make_shard(self, name: Name, folder: str) -> None:
@@ -201,7 +200,7 @@ class DirectoryStore:
         """A waiting file, locked while its writer lives, so that `_sweep` can tell."""
         with suppress(FileExistsError):
             os.mkdir(f"{self.root}/{TMP}", DIR_MODE)
-        path = f"{self.root}/{TMP}/capkeep-{secrets.token_hex(8)}"
+        path = f"{self.root}/{TMP}/capkeep-{os.urandom(8).hex()}"
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with suppress(OSError):  # some network filesystems have no locks: then nothing is swept
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -244,9 +243,11 @@ class _FilePart:
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
-                raise explain(error, str(self._name)) from error
+                raise explain(error, self._name.path) from error
             if sent == 0:
-                raise StoreError(Failure.DAMAGED, f"{self._name} became shorter while it was read")
+                raise StoreError(
+                    Failure.DAMAGED, f"{self._name.path} became shorter while it was read"
+                )
             position += sent
 
     def close(self) -> None:

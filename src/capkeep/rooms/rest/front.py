@@ -42,7 +42,9 @@ STATUS: Final = {Failure.NO_SPACE: 507, Failure.DENIED: 500}
 class Front:
     """Answers requests. Used by several threads at a time."""
 
-    def __init__(self, store: Store, session: Session, access: Access, failed: Callable[[StoreError], None]) -> None:
+    def __init__(
+        self, store: Store, session: Session, access: Access, failed: Callable[[StoreError], None]
+    ) -> None:
         self._store = store
         self._session = session
         self._access = access
@@ -61,14 +63,12 @@ class Front:
             self._answer_refusal(refusal, request, connection)
         except StoreError as error:
             self._failed(error)
-            refusal = Refusal(STATUS.get(error.failure, 503), str(error))
+            answer = Refusal(STATUS.get(error.failure, 503), str(error))
             if request.expects:
-                raise refusal from error
-            self._answer_refusal(refusal, request, connection)
+                raise answer from error
+            self._answer_refusal(answer, request, connection)
 
-    def _answer_refusal(
-        self, refusal: Refusal, request: Request, connection: Connection
-    ) -> None:
+    def _answer_refusal(self, refusal: Refusal, request: Request, connection: Connection) -> None:
         """The body is taken in first: a client that is still sending would not hear us."""
         for _ in connection.body():
             pass
@@ -109,7 +109,7 @@ class Front:
     def _head(self, name: Name, connection: Connection) -> None:
         size = self._store.size(name)
         if size is None:
-            raise Refusal(404, f"there is no {name}")
+            raise Refusal(404, f"there is no {name.path}")
         if name.kind == CONFIG:
             self._open = True
         connection.answer(200, length=size, kind=TYPE_BLOB)
@@ -120,14 +120,14 @@ class Front:
         try:
             blob = self._store.read(name, first, length)
         except NotThere:
-            raise Refusal(404, f"there is no {name}") from None
+            raise Refusal(404, f"there is no {name.path}") from None
         try:
             if name.kind == CONFIG:
                 self._open = True
             if request.range is None or blob.size == 0:
                 connection.answer(200, length=blob.length, kind=TYPE_BLOB)
             elif blob.length == 0:
-                raise Refusal(416, f"{name} has {blob.size} bytes")
+                raise Refusal(416, f"{name.path} has {blob.size} bytes")
             else:
                 part = f"Content-Range: bytes {first}-{first + blob.length - 1}/{blob.size}\r\n"
                 connection.answer(206, length=blob.length, kind=TYPE_BLOB, more=part)
@@ -168,7 +168,7 @@ class Front:
                 upload = self._store.write(name, request.length)
                 self._receive(upload, name, request, connection)
         except AlreadyThere:
-            raise Refusal(403, f"{name} exists; nothing is ever replaced") from None
+            raise Refusal(403, f"{name.path} exists; nothing is ever replaced") from None
         except NotThere as error:
             raise Refusal(404, str(error)) from None
         with self._lock:
@@ -205,7 +205,7 @@ class Front:
         content = b"".join(bytes(piece) for piece in connection.body())
         _require(name, hashlib.sha256(content).hexdigest())
         if self._store.size(name) is not None:
-            raise AlreadyThere(str(name))
+            raise AlreadyThere(name.path)
         if not self._session.note(name.hash):
             raise Refusal(403, "too many locks")
         try:
@@ -224,12 +224,12 @@ class Front:
     def _delete(self, name: Name, connection: Connection) -> None:
         own = name.kind == LOCKS and self._session.owns(name.hash)
         if not own and (self._access is not Access.ADMIN or name.kind == CONFIG):
-            raise Refusal(403, f"{name} may not be removed here")
+            raise Refusal(403, f"{name.path} may not be removed here")
         found = self._store.remove(name)
         if own:
             self._session.forget(name.hash)
         if not found:
-            raise Refusal(404, f"there is no {name}")
+            raise Refusal(404, f"there is no {name.path}")
         connection.answer(200)
 
 

@@ -22,7 +22,9 @@ class Name(NamedTuple):
     kind: str
     hash: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def path(self) -> str:
+        """Its path in restic's REST protocol."""
         return f"{self.kind}/{self.hash}" if self.hash else self.kind
 
 

@@ -7,7 +7,6 @@ locks they name, then the files.
 
 import fcntl
 import os
-import secrets
 import threading
 from contextlib import suppress
 from typing import Final
@@ -66,7 +65,7 @@ class Session:
 def _claim(folder: str) -> tuple[str, int]:
     """A new file that is ours: a starting vault may take it before we have locked it."""
     while True:
-        path = f"{folder}/{PREFIX}{secrets.token_hex(8)}"
+        path = f"{folder}/{PREFIX}{os.urandom(8).hex()}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
         with suppress(OSError):
