@@ -260,6 +260,8 @@ def _sftp(text: str, address: str) -> Location:
         if colon < 0:
             raise ValueMistake(f"{text!r} has no path", 'write "sftp:user@host:/path"')
         authority, path = address[:colon], address[colon + 1 :]
+        if "@" in path.partition("/")[0] and "@" not in authority:
+            authority = address[: address.rfind("@") + 1]  # user:password@
         user, host_port = _user_host(authority, text)
         host, port = _host_port(host_port, text)
     if not path:
@@ -326,7 +328,7 @@ def parse_glob(text: str) -> Glob:
     hint = f'write an absolute path or "**/{text.lstrip("./")}"'
     if not text or "\0" in text or "\n" in text:
         raise ValueMistake("the pattern is empty or holds a line break", 'write "/path/**/name"')
-    if not text.startswith(("/", "**/")):
+    if text != "**" and not text.startswith(("/", "**/")):
         raise ValueMistake(f"pattern {text!r} is neither absolute nor begins with **/", hint)
     names = [n for n in text.split("/") if n not in ("", ".")]
     if ".." in names:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Generic, NamedTuple
+from typing import Final, Generic, NamedTuple
 
 from capkeep.config import syntax
 from capkeep.config.jobs import JobChecker, JobTable
@@ -24,7 +24,8 @@ from capkeep.config.validate import Checked, TableT, check, known_keys, unknown_
 
 __all__ = ["Config", "Mistake", "MistakesError", "load"]
 
-NAME_HINT = "use a-z, 0-9, - and _, at most 32, beginning with a letter or digit"
+ONE_OF: Final = {"repositories": "repository", "jobs": "job"}
+NAME_HINT: Final = "use a-z, 0-9, - and _, at most 32, beginning with a letter or digit"
 
 
 class Named(NamedTuple, Generic[TableT]):
@@ -139,7 +140,7 @@ class _Loader:
                 named = Named(*check(kind, source, (group, name), data, self.collector))
                 if name in found:
                     first = found[name].table.at()
-                    said = f"{group} {name} is also defined at {first.where()}"
+                    said = f"{ONE_OF[group]} {name} is also defined at {first.where()}"
                     self.collector.mistake(place, said, "rename one, or put them together")
                     continue
                 found[name] = named

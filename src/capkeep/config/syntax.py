@@ -36,12 +36,14 @@ SOURCE_HINT: Final = (
 SECRET_KEYS: Final = ("file", "credential", "command")
 
 
-def _text(parse: Callable[[str], int], kind: str) -> Callable[[object], int]:
+def _text(parse: Callable[[str], int], kind: str, example: str) -> Callable[[object], int]:
     """Reads a text by `parse`; says how such a text looks when it is none."""
 
     def read(value: object) -> int:
         if not isinstance(value, str):
-            raise ValueMistake(f"must be {kind} in quotes, not {toml_kind(value)}")
+            raise ValueMistake(
+                f"must be {kind} in quotes, not {toml_kind(value)}", f'write "{example}"'
+            )
         return parse(value)
 
     return read
@@ -128,17 +130,17 @@ _SECRET_SCHEMA: Final = {
 SecretText = Annotated[SecretSource, PlainValidator(read_secret), WithJsonSchema(_SECRET_SCHEMA)]
 SizeText = Annotated[
     int,
-    BeforeValidator(_text(parse_size, 'a size such as "8G"')),
+    BeforeValidator(_text(parse_size, "a size", "8GiB")),
     WithJsonSchema({"type": "string", "examples": ["512M", "8GiB"]}),
 ]
 DurationText = Annotated[
     int,
-    BeforeValidator(_text(parse_duration, 'a duration such as "36h"')),
+    BeforeValidator(_text(parse_duration, "a duration", "36h")),
     WithJsonSchema({"type": "string", "examples": ["36h", "1d 12h"]}),
 ]
 PercentText = Annotated[
     int,
-    BeforeValidator(_text(parse_percent, 'a percentage such as "50%"')),
+    BeforeValidator(_text(parse_percent, "a percentage", "50%")),
     WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,3}%$"}),
 ]
 NAME_PATTERN: Final = "^[a-z0-9][a-z0-9_-]{0,31}$"

