@@ -24,18 +24,23 @@ LogLine = dict[str, object]
 class LogWriter:
     """Appends to a run's log. A log that cannot be written is given up, never the run.
 
-    Raises OSError when it cannot be opened; afterwards `error` says what went wrong.
+    `error` says then what went wrong.
     """
 
     def __init__(self, directory: str, run_id: str, limit: int = LIMIT) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._directory = directory
-        self._fd = os.open(log_path(directory, run_id), flags, 0o640)
-        os.fchmod(self._fd, 0o640)
-        self._size = os.fstat(self._fd).st_size
         self._limit = limit
+        self._size = 0
         self._full = False
+        self._fd = -1
         self.error = ""
+        try:
+            self._fd = os.open(log_path(directory, run_id), flags, 0o640)
+            os.fchmod(self._fd, 0o640)
+            self._size = os.fstat(self._fd).st_size
+        except OSError as error:
+            self._give_up(error)
 
     def __enter__(self) -> "LogWriter":
         return self
@@ -43,7 +48,7 @@ class LogWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, message: LogLine) -> None:
+    def write(self, message: LogLine) -> None:
         """Write one message with the time of now."""
         event = message.get("event")
         if event == "progress" or self.error:
@@ -51,27 +56,31 @@ class LogWriter:
         line = _encode(message)
         room = self._limit + (_LASTING_LIMIT if event in _LASTING else 0)
         if self._size + len(line) <= room:
-            self._write(line)
+            self._put(line)
         elif not self._full:
             self._full = True
             text = f"the log has reached its limit of {self._limit} bytes; the rest is left out"
-            self._write(_encode({"event": "log-limit", "text": text}))
+            self._put(_encode({"event": "log-limit", "text": text}))
 
-    def _write(self, line: bytes) -> None:
+    def _put(self, line: bytes) -> None:
         try:
             while line:
                 written = os.write(self._fd, line)
                 self._size += written
                 line = line[written:]
         except OSError as error:
-            self.error = f"the log cannot be written: {error.strerror}"
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.error = f"the log cannot be written: {error.strerror}"
 
     def close(self) -> None:
         """End the log, and remove the oldest logs that are too many; safe to call again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            prune(self._directory)
+            with suppress(OSError):
+                prune(self._directory)
 
 
 def _encode(message: LogLine) -> bytes:
@@ -95,7 +104,10 @@ def read_log(directory: str, run_id: str) -> Iterator[LogLine]:
 
 
 def prune(directory: str, keep_logs: int = KEEP_LOGS, keep_bytes: int = KEEP_BYTES) -> None:
-    """Remove the oldest logs beyond so many, or so many bytes together; never the newest."""
+    """Remove the oldest logs beyond so many, or so many bytes together; never the newest.
+
+    Raises OSError when the directory cannot be listed.
+    """
     names = sorted((n for n in os.listdir(directory) if n.endswith(ENDING)), reverse=True)
     total = 0
     for count, name in enumerate(names):

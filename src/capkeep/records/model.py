@@ -82,6 +82,7 @@ class Step(NamedTuple):
     snapshot: str = ""
     text: str = ""
     engine_words: str = ""  # the engine's own last lines
+    engine_network: bool = False  # the engine itself had the network, as the plan allows it
     totals: Totals = Totals()
 
 

@@ -223,7 +223,8 @@ def _step(row: Row) -> Step:
         outcome=_outcome(fields["outcome"]), failure=_failure(fields["failure"]),
         exit_code=_maybe_int(fields["exit_code"]), engine=str(fields["engine"]),
         snapshot=str(fields["snapshot"]), text=str(fields["text"]),
-        engine_words=str(fields["engine_words"]), totals=Totals(*map(_int, row[own:])),
+        engine_words=str(fields["engine_words"]),
+        engine_network=bool(fields["engine_network"]), totals=Totals(*map(_int, row[own:])),
     )  # fmt: skip
 
 

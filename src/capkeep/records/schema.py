@@ -39,6 +39,7 @@ _MIGRATIONS: Final = (
       kind TEXT NOT NULL, repository TEXT NOT NULL, started REAL NOT NULL,
       ended REAL, seconds REAL, outcome TEXT, failure TEXT, exit_code INTEGER,
       engine TEXT NOT NULL, snapshot TEXT NOT NULL, text TEXT NOT NULL, engine_words TEXT NOT NULL,
+      engine_network INTEGER NOT NULL,
       files_new INTEGER NOT NULL, files_changed INTEGER NOT NULL, files_unmodified INTEGER NOT NULL,
       dirs_new INTEGER NOT NULL, dirs_changed INTEGER NOT NULL, dirs_unmodified INTEGER NOT NULL,
       bytes_added INTEGER NOT NULL, bytes_stored INTEGER NOT NULL,

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -12,7 +12,7 @@ from capkeep.records.model import Finding, FindingKind, Proof, Run, Step, Totals
 from capkeep.records.queries import Arguments, Records, Row, Value, path_to_blob
 from capkeep.records.schema import DATABASE, open_writer, unusable
 
-FINDINGS_KEPT: Final = 10_000  # per step and kind; the rest is counted
+FINDINGS_KEPT: Final = 10_000  # per batch and kind; the rest is counted
 DETAILED_RUNS: Final = 2_000  # of older runs neither proofs nor findings are kept
 _TEXT_LIMIT: Final = 64 << 10  # characters
 _LIST_LIMIT: Final = 1_000
@@ -21,7 +21,7 @@ _INTEGER_LIMIT: Final = (1 << 63) - 1
 _RUN_END: Final = ("ended", "seconds", "outcome", "failure", "exit_code", "text", "reasons")
 _STEP_END: Final = (
     "ended", "seconds", "outcome", "failure", "exit_code", "engine", "snapshot", "text",
-    "engine_words",
+    "engine_words", "engine_network",
 )  # fmt: skip
 
 
@@ -125,26 +125,31 @@ class Recorder(Records):
         with self._transaction():
             self._insert("proof", names, values)
 
-    def add_findings(self, step: Step, findings: Iterable[Finding]) -> None:
-        """Keep what was found about paths, as one batch; of very many the first, and a count."""
-        number, _ = self._begun[step.run, step.seq]
-        with self._transaction():
-            totals = self.finding_counts(step)
-            rows = []
-            for found in findings:
-                total = totals[found.kind] = totals.get(found.kind, 0) + 1
-                if total <= FINDINGS_KEPT:
-                    path = path_to_blob(found.path)[:_PATH_LIMIT]
-                    rows.append((number, found.kind, path, _text(found.cause), _text(found.detail)))
-            self._connection.executemany("INSERT INTO finding VALUES (?, ?, ?, ?, ?)", rows)
-            self._count(number, totals)
+    def add_findings(
+        self,
+        step: Step,
+        findings: Iterable[Finding],
+        counts: Mapping[FindingKind, int] | None = None,
+    ) -> None:
+        """Keep what was found about paths, as one batch; of very many the first, and a count.
 
-    def _count(self, number: int, totals: dict[FindingKind, int]) -> None:
-        self._connection.executemany(
-            "INSERT INTO finding_count VALUES (?, ?, ?)"
-            " ON CONFLICT (step, kind) DO UPDATE SET total = excluded.total",
-            [(number, kind, total) for kind, total in totals.items()],
-        )
+        `counts` are the numbers found where the caller has not kept all of them himself.
+        """
+        number, _ = self._begun[step.run, step.seq]
+        totals: dict[FindingKind, int] = {}
+        rows = []
+        for found in findings:
+            total = totals[found.kind] = totals.get(found.kind, 0) + 1
+            if total <= FINDINGS_KEPT:
+                path = path_to_blob(found.path)[:_PATH_LIMIT]
+                rows.append((number, found.kind, path, _text(found.cause), _text(found.detail)))
+        with self._transaction():
+            self._connection.executemany("INSERT INTO finding VALUES (?, ?, ?, ?, ?)", rows)
+            self._connection.executemany(
+                "INSERT INTO finding_count VALUES (?, ?, ?)"
+                " ON CONFLICT (step, kind) DO UPDATE SET total = total + excluded.total",
+                [(number, kind, total) for kind, total in (counts or totals).items()],
+            )
 
     def end_step(self, step: Step) -> Step:
         """Keep how a step ended; `step.outcome` must be set. Returns it with end and duration."""
@@ -201,6 +206,7 @@ def _step_end(step: Step) -> tuple[Value, ...]:
     return (
         step.ended, step.seconds, step.outcome, step.failure, code, _text(step.engine),
         _text(step.snapshot), _text(step.text), _text(step.engine_words),
+        int(step.engine_network),
     )  # fmt: skip
 
 
