@@ -1,1 +1,6 @@
-"""argv out, machine output in, one file per engine; pure; one contract."""
+"""The engines that capkeep drives: one file, and one line here, for each."""
+
+from capkeep.engines.base import Engine
+from capkeep.engines.restic import Restic
+
+ENGINES: dict[str, Engine] = {"restic": Restic()}

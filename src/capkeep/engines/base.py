@@ -1,0 +1,315 @@
+"""The contract between capkeep and a program that makes snapshots.
+
+An engine here is pure: it says which program to start with which arguments and environment, and
+reads the lines that come out. It starts nothing, opens nothing and knows nothing of rooms.
+Includes are the real paths of the machine, so that snapshots list them; the room sees to it that
+they are there.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from capkeep.errors import Failure
+
+TAIL_LINES = 40  # of an engine's last words, kept for diagnosis
+TAIL_WIDTH = 2000  # bytes of each
+
+
+class Call(NamedTuple):
+    """Which program, on which repository, with which places of its own."""
+
+    program: str  # absolute path
+    repository: str  # as the engine understands it: "rest:http://127.0.0.1:4711/", "/srv/repo"
+    cache_dir: str  # writable, lasting; also the engine's HOME
+    tmp_dir: str  # writable
+    password: str
+
+
+class Selection(NamedTuple):
+    """What a snapshot is to hold, and how it is labelled."""
+
+    include: tuple[str, ...]  # real, absolute paths
+    exclude: tuple[str, ...] = ()  # the engine's own patterns
+    one_file_system: bool = False
+    tags: tuple[str, ...] = ()
+    host: str = ""  # "" is the machine's own name
+
+
+class Command(NamedTuple):
+    """What to start. The environment is complete: nothing is inherited."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+
+
+class Abilities(NamedTuple):
+    """What one version of an engine can do that another cannot.
+
+    Needed for restoring and looking only; making a backup is the same with every version.
+    """
+
+    version: tuple[int, ...]
+    sparse_restore: bool  # holes come back as holes
+    keep_existing: bool  # a restore can leave what is already there alone
+    restore_events: bool  # a restore names what it could not restore
+
+
+# -- what an engine says while it makes a snapshot
+
+
+class Cause(StrEnum):
+    """Why something was not read."""
+
+    DENIED = "denied"
+    VANISHED = "vanished"  # it was listed, and gone when it was its turn
+    CHANGED = "changed"  # it turned into something else meanwhile
+    IO = "io"
+    UNKNOWN = "unknown"  # the engine does not say; whoever sees the path can look
+
+
+class Progress(NamedTuple):
+    """How far it is. Totals are zero while the engine is still counting."""
+
+    files: int
+    total_files: int
+    bytes: int
+    total_bytes: int
+    current: tuple[str, ...]
+    seconds_left: int
+
+
+class Unreadable(NamedTuple):
+    """A path that is not, or not wholly, in the snapshot.
+
+    Bytes that are not UTF-8 arrive as U+FFFD: the engine's JSON has already lost them.
+    """
+
+    path: str
+    cause: Cause
+    detail: str
+
+
+class Warned(NamedTuple):
+    """The engine is worried about something that is not a path of the job."""
+
+    text: str
+
+
+class Said(NamedTuple):
+    """A remark."""
+
+    text: str
+
+
+class Seen(NamedTuple):
+    """A path that was asked to be watched is in the snapshot."""
+
+    path: str
+    read: bool  # its content was read in this very run, not taken from the parent snapshot
+
+
+class Summary(NamedTuple):
+    """What the engine counted, and the snapshot it made. Sizes in bytes; 0 where it did not say."""
+
+    snapshot: str  # "" when there is none
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    dirs_new: int = 0
+    dirs_changed: int = 0
+    dirs_unmodified: int = 0
+    bytes_added: int = 0  # new in the repository, before compression
+    bytes_stored: int = 0  # new in the repository, as written there
+    bytes_processed: int = 0
+    total_files: int = 0
+    seconds: float = 0.0
+    dry_run: bool = False
+
+
+Event = Progress | Unreadable | Warned | Said | Seen | Summary
+
+
+class Diagnosis(NamedTuple):
+    """Why an engine failed."""
+
+    failure: Failure
+    sentence: str
+    words: str  # the engine's own last lines
+
+
+class LineReader(Protocol):
+    """Reads one call's output as it comes, in memory that does not grow with it."""
+
+    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
+        """What a line of "stdout" or "stderr" means; mostly nothing."""
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines in which the engine spoke of trouble, for `diagnose`."""
+
+
+# -- what a repository and a snapshot hold
+
+
+class Snapshot(NamedTuple):
+    """A snapshot as the repository lists it."""
+
+    id: str
+    time: str  # ISO 8601, with nanoseconds and offset
+    host: str
+    user: str
+    paths: tuple[str, ...]
+    tags: tuple[str, ...]
+    parent: str = ""
+    program: str = ""  # such as "restic 0.18.0"; "" from versions that do not note it
+    files: int = 0  # 0: not noted
+    bytes: int = 0
+
+
+class Entry(NamedTuple):
+    """A file, directory or other node in a snapshot."""
+
+    path: str
+    kind: str  # "file", "dir", "symlink", "fifo", "chardev", "dev", "socket"
+    size: int
+    mode: int  # as st_mode without the file type: 0o4755
+    uid: int
+    gid: int
+    mtime: str  # ISO 8601, with nanoseconds and offset
+
+
+class Match(NamedTuple):
+    """Something that was searched for, and in which snapshot it is."""
+
+    snapshot: str
+    entry: Entry
+
+
+class Change(NamedTuple):
+    """A path that differs between two snapshots."""
+
+    path: str
+    modifier: str  # "+", "-", "M" content, "T" type, "U" metadata only, "?" bit rot; or several
+
+
+class DiffTotals(NamedTuple):
+    """What a comparison of two snapshots adds up to."""
+
+    changed_files: int
+    files_added: int
+    files_removed: int
+    bytes_added: int
+    bytes_removed: int
+
+
+class CheckResult(NamedTuple):
+    """What a check found."""
+
+    errors: int
+    broken_packs: tuple[str, ...]
+    words: tuple[str, ...]  # what was said about each error
+
+
+class RestoreResult(NamedTuple):
+    """What a restore counted; zero from versions that do not say."""
+
+    total_files: int
+    files_restored: int
+    bytes_restored: int
+    files_skipped: int
+
+
+class CheckReader(LineReader, Protocol):
+    """Reads the output of a check."""
+
+    def result(self) -> CheckResult:
+        """What was found; call it after the last line."""
+
+
+class RestoreReader(LineReader, Protocol):
+    """Reads the output of a restore: `Unreadable` is what could not be restored."""
+
+    def result(self) -> RestoreResult:
+        """What was counted; call it after the last line."""
+
+
+class Engine(Protocol):
+    """A program that makes snapshots. Every method is pure; commands are for one call each."""
+
+    name: str
+
+    def version(self, call: Call) -> Command: ...
+    def abilities(self, output: bytes) -> Abilities:
+        """From the output of `version`. Raises ValueError when it is not that."""
+
+    def init(self, call: Call) -> Command:
+        """Make an empty repository."""
+
+    def backup(
+        self, call: Call, what: Selection, *, dry_run: bool = False, parent: str = ""
+    ) -> Command:
+        """Make a snapshot. An empty parent lets the engine choose."""
+
+    def check(self, call: Call, *, read_data: str = "") -> Command:
+        """Check a repository; `read_data` is how much content: "", "all", "10%", "1/7", "5G"."""
+
+    def snapshots(self, call: Call) -> Command: ...
+    def ls(self, call: Call, snapshot: str, paths: tuple[str, ...] = ()) -> Command:
+        """List a snapshot, wholly or what is directly in the given directories."""
+
+    def find(self, call: Call, pattern: str, *, snapshots: tuple[str, ...] = ()) -> Command:
+        """Search for names, or for paths if the pattern begins with a slash."""
+
+    def diff(self, call: Call, old: str, new: str, *, metadata: bool = False) -> Command: ...
+    def restore(
+        self,
+        call: Call,
+        snapshot: str,
+        target: str,
+        *,
+        include: tuple[str, ...] = (),
+        verify: bool = False,
+        sparse: bool = False,
+        keep_existing: bool = False,
+    ) -> Command:
+        """Restore literal paths (all if none) below the target.
+
+        `sparse` and `keep_existing` need the ability of that name.
+        """
+
+    def forget(self, call: Call, snapshots: tuple[str, ...]) -> Command:
+        """Remove snapshots; their data stays until `prune`."""
+
+    def prune(self, call: Call) -> Command: ...
+    def unlock(self, call: Call) -> Command:
+        """Remove locks of dead runs.
+
+        The engine tells the dead by host name and process id, so in a process namespace of its own
+        it takes every living run of this host for dead: ask only while no other run is under way.
+        """
+
+    def read_backup(self, watch: tuple[str, ...] = ()) -> LineReader:
+        """A reader of `backup`; `watch` are paths whose arrival in the snapshot is told."""
+
+    def read_check(self) -> CheckReader: ...
+    def read_restore(self) -> RestoreReader: ...
+    def parse_snapshots(self, output: bytes) -> tuple[Snapshot, ...]:
+        """Oldest first. Raises ValueError."""
+
+    def parse_find(self, output: bytes) -> Iterator[Match]:
+        """Raises ValueError."""
+
+    def parse_ls_line(self, line: bytes) -> Entry | None:
+        """None for lines that name no entry. Raises ValueError."""
+
+    def parse_diff_line(self, line: bytes) -> Change | DiffTotals | None:
+        """None for lines that say neither. Raises ValueError."""
+
+    def diagnose(
+        self, exit_code: int, tail: tuple[str, ...], *, backup: bool = False
+    ) -> Diagnosis | None:
+        """Why a call failed; None if it did not, or if only files were unreadable in a backup.
+
+        A negative exit code is the signal that ended the engine (as waitpid tells it).
+        """

@@ -1,0 +1,189 @@
+"""What restic says during `backup --json -vv`.
+
+Two forms are met: up to 0.16 an error is Go's own structure ({"Op","Path","Err"} or, when it is
+wrapped, {}) and trouble at the end is plain text; since 0.17 it is {"message"}, and since 0.18
+trouble at the end is {"message_type":"exit_error"}. Some lines are plain text in every version.
+"""
+
+import errno
+import json
+import os
+from typing import Final
+
+from capkeep.engines.base import (
+    Cause,
+    Event,
+    Progress,
+    Said,
+    Seen,
+    Summary,
+    Unreadable,
+    Warned,
+)
+from capkeep.engines.restic_lines import Tail, as_int, as_object, as_text, message_of
+
+_VERBOSE: Final = b'{"message_type":"verbose_status"'
+_STATUS: Final = b'{"message_type":"status"'
+_SKIPPED: Final = " does not exist, skipping"
+_PARTIAL: Final = "at least one source file could not be read"
+
+# The errnos with which the kernel says each; Go's texts for them are the C library's.
+_CAUSES: Final = {
+    errno.EACCES: Cause.DENIED,
+    errno.EPERM: Cause.DENIED,
+    errno.ENOENT: Cause.VANISHED,
+    errno.ESTALE: Cause.VANISHED,
+    errno.ENOTDIR: Cause.CHANGED,
+    errno.EISDIR: Cause.CHANGED,
+    errno.ELOOP: Cause.CHANGED,  # O_NOFOLLOW on what has become a symbolic link
+    errno.ENXIO: Cause.CHANGED,  # a socket or fifo where a file was
+    errno.EIO: Cause.IO,
+    errno.EUCLEAN: Cause.IO,
+    errno.ENOTCONN: Cause.IO,  # a FUSE filesystem whose program has died
+    errno.EREMOTEIO: Cause.IO,
+    errno.ETIMEDOUT: Cause.IO,
+}
+_TEXTS: Final = {os.strerror(number).lower(): cause for number, cause in _CAUSES.items()}
+
+
+def cause_of_errno(number: int) -> Cause:
+    """Why the kernel refused, for whoever looks at a path whose cause restic does not say."""
+    return _CAUSES.get(number, Cause.UNKNOWN)
+
+
+def cause_of_text(text: str) -> Cause:
+    """Why, from the text of a Go error, which ends in the kernel's reason."""
+    lowered = text.lower()
+    for reason, cause in _TEXTS.items():
+        if lowered.endswith(reason):
+            return cause
+    if "changed type" in lowered or "not a regular file" in lowered:
+        return Cause.CHANGED
+    return next((cause for reason, cause in _TEXTS.items() if reason in lowered), Cause.UNKNOWN)
+
+
+class BackupReader:
+    """Turns lines into events; keeps counts and a short tail, whatever the number of files."""
+
+    def __init__(self, watch: tuple[str, ...] = ()) -> None:
+        self._needles = {b'"item":"' + _go_json(path) + b'"': path for path in watch}
+        self._tail = Tail()
+        self.unreadable = 0  # how many paths were named as not read
+        self.counted_errors = 0  # how many restic says there were
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        return self._tail.lines
+
+    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
+        if line.startswith(_VERBOSE):
+            return self._item(line) if self._needles else ()
+        if not line.startswith(b"{"):
+            return self._plain(line)
+        message = as_object(line)
+        if message is None:
+            return self._plain(line)
+        match message.get("message_type"):
+            case "status":
+                return self._status(message)
+            case "error":
+                return self._error(message)
+            case "summary":
+                return (_summary(message),)
+            case "exit_error":
+                self._tail.add(message_of(message))
+        return ()
+
+    def _item(self, line: bytes) -> tuple[Event, ...]:
+        for needle, path in self._needles.items():
+            if needle in line:
+                read = b'"action":"unchanged"' not in line[:80]
+                del self._needles[needle]
+                return (Seen(path, read),)
+        return ()
+
+    def _status(self, message: dict[str, object]) -> tuple[Event, ...]:
+        self.counted_errors = max(self.counted_errors, as_int(message.get("error_count")))
+        if "percent_done" not in message:
+            return ()
+        current = message.get("current_files")
+        return (
+            Progress(
+                files=as_int(message.get("files_done")),
+                total_files=as_int(message.get("total_files")),
+                bytes=as_int(message.get("bytes_done")),
+                total_bytes=as_int(message.get("total_bytes")),
+                current=tuple(map(str, current)) if isinstance(current, list) else (),
+                seconds_left=as_int(message.get("seconds_remaining")),
+            ),
+        )
+
+    def _error(self, message: dict[str, object]) -> tuple[Event, ...]:
+        if message.get("during") == "scan":
+            return ()  # the scan only counts ahead; what cannot be archived is said again
+        path = as_text(message.get("item"))
+        cause, detail = _reason(message.get("error"))
+        if not path:
+            self._tail.add(detail)
+            return (Warned(detail),)
+        self.unreadable += 1
+        return (Unreadable(path, cause, detail),)
+
+    def _plain(self, line: bytes) -> tuple[Event, ...]:
+        text = line.decode(errors="replace").strip()
+        if not text or _PARTIAL in text:
+            return ()
+        if text.endswith(_SKIPPED):
+            self.unreadable += 1
+            path = text.removesuffix(_SKIPPED)
+            return (Unreadable(path, Cause.VANISHED, "does not exist"),)
+        if text.startswith(("using parent", "no parent", "repository ", "created new cache")):
+            return (Said(text),)
+        self._tail.add(text)
+        return (Warned(text),)
+
+
+def _reason(error: object) -> tuple[Cause, str]:
+    """Cause and words, from either form of an error."""
+    if not isinstance(error, dict):
+        text = as_text(error)
+        return cause_of_text(text), text
+    if "message" in error:
+        text = as_text(error["message"])
+        return cause_of_text(text), text
+    number = error.get("Err")
+    if isinstance(number, int):
+        return cause_of_errno(number), f"{error.get('Op', 'read')}: {os.strerror(number).lower()}"
+    return Cause.UNKNOWN, ""
+
+
+def _summary(message: dict[str, object]) -> Summary:
+    added = as_int(message.get("data_added"))
+    return Summary(
+        snapshot=as_text(message.get("snapshot_id")),
+        files_new=as_int(message.get("files_new")),
+        files_changed=as_int(message.get("files_changed")),
+        files_unmodified=as_int(message.get("files_unmodified")),
+        dirs_new=as_int(message.get("dirs_new")),
+        dirs_changed=as_int(message.get("dirs_changed")),
+        dirs_unmodified=as_int(message.get("dirs_unmodified")),
+        bytes_added=added,
+        bytes_stored=as_int(message.get("data_added_packed")),
+        bytes_processed=as_int(message.get("total_bytes_processed")),
+        total_files=as_int(message.get("total_files_processed")),
+        seconds=_as_float(message.get("total_duration")),
+        dry_run=message.get("dry_run") is True,
+    )
+
+
+def _as_float(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _go_json(path: str) -> bytes:
+    """A path as Go's encoding/json writes it inside quotes."""
+    data = path.encode(errors="surrogateescape").decode(errors="replace")
+    text = json.dumps(data, ensure_ascii=False)[1:-1]
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode()

@@ -1,0 +1,144 @@
+"""What restic says during `check` and `restore`: JSON since 0.18 and 0.16, text before."""
+
+import re
+from typing import Final
+
+from capkeep.engines.base import (
+    CheckResult,
+    Event,
+    Progress,
+    RestoreResult,
+    Said,
+    Unreadable,
+    Warned,
+)
+from capkeep.engines.restic_backup import cause_of_text
+from capkeep.engines.restic_lines import Tail, as_int, as_object, as_text, as_texts, message_of
+
+WORDS_KEPT: Final = 100
+
+_PACK: Final = re.compile(r"(?:pack(?: ID does not match, want)?) ([0-9a-f]{64})", re.IGNORECASE)
+_ADVICE: Final = (
+    "the repository contains damaged pack files",
+    "the repository is damaged and must be repaired",
+    "restic repair ",
+    "damaged pack files can be caused by",
+    "run `restic ",
+    "repository contains errors",
+    "the repository index is damaged",
+)
+_IGNORING: Final = re.compile(r"ignoring error for (.+?): ((?:\w+ )?.*)")
+
+
+class CheckReader:
+    """Counts errors and collects the packs they name."""
+
+    def __init__(self) -> None:
+        self._tail = Tail()
+        self._errors = 0
+        self._counted = 0
+        self._packs: dict[str, None] = {}
+        self._words: list[str] = []
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        return self._tail.lines
+
+    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
+        message = as_object(line) if line.startswith(b"{") else None
+        if message is not None:
+            return self._message(message)
+        text = line.decode(errors="replace").strip()
+        if not text:
+            return ()
+        if stream == "stderr":
+            return self._trouble(text)
+        return (Said(text),)
+
+    def _message(self, message: dict[str, object]) -> tuple[Event, ...]:
+        match message.get("message_type"):
+            case "summary":
+                self._counted = as_int(message.get("num_errors"))
+                self._packs.update(dict.fromkeys(as_texts(message.get("broken_packs"))))
+                return ()
+            case "status":
+                return ()
+        return self._trouble(message_of(message).strip())
+
+    def _trouble(self, text: str) -> tuple[Event, ...]:
+        self._tail.add(text)
+        lowered = text.lower()
+        if not text or any(a in lowered for a in _ADVICE):
+            return ()
+        if lowered.startswith(("load(", "fatal: ")) or "returned error, retrying" in lowered:
+            return (Warned(text),)
+        self._errors += 1
+        self._packs.update(dict.fromkeys(_PACK.findall(text)))
+        if len(self._words) < WORDS_KEPT:
+            self._words.append(text)
+        return (Warned(text),)
+
+    def result(self) -> CheckResult:
+        return CheckResult(
+            max(self._errors, self._counted), tuple(self._packs), tuple(self._words)
+        )
+
+
+class RestoreReader:
+    """Names what could not be restored; restic says so in JSON since 0.17."""
+
+    def __init__(self) -> None:
+        self._tail = Tail()
+        self._result = RestoreResult(0, 0, 0, 0)
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        return self._tail.lines
+
+    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
+        message = as_object(line) if line.startswith(b"{") else None
+        if message is not None:
+            return self._message(message)
+        text = line.decode(errors="replace").strip()
+        if not text:
+            return ()
+        if stream == "stdout":
+            return (Said(text),)
+        self._tail.add(text)
+        if ignored := _IGNORING.match(text):
+            return (Unreadable(ignored[1], cause_of_text(ignored[2]), ignored[2]),)
+        return (Warned(text),)
+
+    def _message(self, message: dict[str, object]) -> tuple[Event, ...]:
+        match message.get("message_type"):
+            case "status":
+                return (_progress(message),)
+            case "summary":
+                self._result = RestoreResult(
+                    total_files=as_int(message.get("total_files")),
+                    files_restored=as_int(message.get("files_restored")),
+                    bytes_restored=as_int(message.get("bytes_restored")),
+                    files_skipped=as_int(message.get("files_skipped")),
+                )
+            case "error":
+                text, item = message_of(message), as_text(message.get("item"))
+                self._tail.add(text)
+                return (Unreadable(item, cause_of_text(text), text) if item else Warned(text),)
+            case "exit_error":
+                self._tail.add(message_of(message))
+        return ()
+
+    def result(self) -> RestoreResult:
+        return self._result
+
+
+def _progress(message: dict[str, object]) -> Progress:
+    done = as_int(message.get("files_restored")) + as_int(message.get("files_skipped"))
+    return Progress(
+        files=done,
+        total_files=as_int(message.get("total_files")),
+        bytes=as_int(message.get("bytes_restored")) + as_int(message.get("bytes_skipped")),
+        total_bytes=as_int(message.get("total_bytes")),
+        current=(),
+        seconds_left=0,
+    )
