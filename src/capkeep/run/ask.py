@@ -15,72 +15,77 @@ CONNECT_SECONDS: Final = 10
 SILENCE_SECONDS: Final = 600  # a room says something at least every second while it works
 
 
-def ask(
-    room: Room,
-    request: Message,
-    on_event: Callable[[Message], None],
-    caller: Caller,
-    deadline: float,
-) -> Message:
-    """The room's result. Closing the socket on every way out stops whatever the room still does.
+class Visit:
+    """A connection to a room, which starts when this is made. Leaving it stops what it does."""
 
-    Raises StepError: refused, timeout, stopped, or interrupted (no result).
-    """
-    with Channel(_connect(room)) as channel:
-        channel.sock.settimeout(CONNECT_SECONDS)
+    def __init__(self, room: Room) -> None:
+        """Raises StepError when nobody opens the door."""
+        assert room.door is not None, "the runner asks rooms with doors only"
+        self.room = room
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(CONNECT_SECONDS)
         try:
-            channel.send(request)
-            return _hear_out(room, channel, on_event, caller, deadline)
+            sock.connect(room.door.path)
+        except OSError as error:
+            sock.close()
+            raise StepError(
+                Failure.REFUSED,
+                f"nobody opens the door of {room.name}: {error.strerror}",
+                hint="is `capkeep doors` running, and was `capkeep apply` run after a change?",
+            ) from error
+        self._channel = Channel(sock)
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def ask(
+        self,
+        request: Message,
+        on_event: Callable[[Message], None],
+        caller: Caller,
+        deadline: float,
+    ) -> Message:
+        """The room's result. Raises StepError: timeout, stopped, or interrupted (no result)."""
+        try:
+            self._channel.send(request)
+            return self._hear_out(on_event, caller, deadline)
         except TimeoutError as error:
-            raise StepError(Failure.TIMEOUT, f"{room.name} does not answer") from error
+            raise StepError(Failure.TIMEOUT, f"{self.room.name} does not answer") from error
         except (OSError, ProtocolError) as error:
-            raise StepError(Failure.INTERRUPTED, f"{room.name}: {error}") from error
+            raise StepError(Failure.INTERRUPTED, f"{self.room.name}: {error}") from error
 
+    def _hear_out(
+        self, on_event: Callable[[Message], None], caller: Caller, deadline: float
+    ) -> Message:
+        heard = time.monotonic()
+        while True:
+            ready: list[object] = []
+            if not self._channel.pending():
+                ready = select.select([self._channel.sock, *caller.sockets()], [], [], 1.0)[0]
+            now = time.monotonic()
+            if any(sock in ready for sock in caller.sockets()):
+                caller.hear()
+            self._check(caller, now, heard, deadline)
+            if self._channel.pending() or self._channel.sock in ready:
+                heard = now
+                message = self._channel.receive()
+                if message is None:
+                    raise StepError(
+                        Failure.INTERRUPTED, f"{self.room.name} died: it ended without a result"
+                    )
+                if message.get("event") == "result":
+                    return message
+                on_event(message)
 
-def _connect(room: Room) -> socket.socket:
-    assert room.door is not None, "the runner asks rooms with doors only"
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(CONNECT_SECONDS)
-    try:
-        sock.connect(room.door.path)
-    except OSError as error:
-        sock.close()
-        raise StepError(
-            Failure.REFUSED,
-            f"nobody opens the door of {room.name}: {error.strerror}",
-            hint="is `capkeep doors` running, and was `capkeep apply` run after the last change?",
-        ) from error
-    return sock
-
-
-def _hear_out(
-    room: Room,
-    channel: Channel,
-    on_event: Callable[[Message], None],
-    caller: Caller,
-    deadline: float,
-) -> Message:
-    heard = time.monotonic()
-    while True:
-        ready: list[object] = []
-        if not channel.pending():
-            ready = select.select([channel.sock, *caller.sockets()], [], [], 1.0)[0]
-        now = time.monotonic()
-        if any(sock in ready for sock in caller.sockets()):
-            caller.hear()
+    def _check(self, caller: Caller, now: float, heard: float, deadline: float) -> None:
         if caller.asked_to_stop:
             raise StepError(Failure.STOPPED, "stopped on request")
         if now > deadline:
             raise StepError(Failure.TIMEOUT, "the step took longer than its time limit")
         if now - heard > SILENCE_SECONDS:
-            raise StepError(Failure.TIMEOUT, f"{room.name} has said nothing for 10 minutes")
-        if channel.pending() or channel.sock in ready:
-            heard = now
-            message = channel.receive()
-            if message is None:
-                raise StepError(
-                    Failure.INTERRUPTED, f"{room.name} ended without a result; it may have died"
-                )
-            if message.get("event") == "result":
-                return message
-            on_event(message)
+            raise StepError(
+                Failure.TIMEOUT, f"{self.room.name} has said nothing for {SILENCE_SECONDS} s"
+            )

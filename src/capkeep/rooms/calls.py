@@ -1,0 +1,133 @@
+"""One engine call in a room, from the brief to its result."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+
+from capkeep.engines.base import (
+    Call,
+    Command,
+    Diagnosis,
+    Engine,
+    LineReader,
+    Said,
+    Unreadable,
+    Warned,
+)
+from capkeep.engines.registry import ENGINES
+from capkeep.errors import StepError
+from capkeep.rooms.base import EngineRoom
+from capkeep.rooms.protocol import Message
+
+OnLine = Callable[[str, bytes], None]
+VERSION_SECONDS = 30
+
+
+class Caller:
+    """The engine of a room's repository, ready to be called; makes the room's cache usable."""
+
+    def __init__(self, room: EngineRoom) -> None:
+        repository = room.brief.repository
+        assert repository is not None, "a room with an engine has a repository"
+        self.room = room
+        self.engine: Engine = ENGINES[repository.engine]
+        cache = room.brief.room.grant.write[0]
+        self.scratch = f"{cache}/tmp"
+        shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left behind
+        os.makedirs(self.scratch, mode=0o700)
+        self.call = Call(
+            program=repository.program,
+            repository=room.repository_url(),
+            cache_dir=cache,
+            tmp_dir=self.scratch,
+            password=dict(room.brief.secrets).get("password", ""),
+        )
+
+    def run(self, command: Command, on_line: OnLine, seconds: float, *, tick: bool = True) -> int:
+        """Run a command of the engine to its end; returns its exit code."""
+        env = dict(command.env)
+        if self.room.brief.room.grant.network:
+            # Without a vault the engine itself logs in: with every secret but the password.
+            env |= {k: v for k, v in self.room.brief.secrets if k != "password"}
+        alive: Message = {"event": "alive"}
+        with self.room.engine(command.argv, env) as process:
+            return process.run(
+                on_line,
+                on_tick=(lambda: self.room.tell(alive)) if tick else None,
+                deadline=time.monotonic() + seconds,
+            )
+
+    def output(self, command: Command, seconds: float, limit: int = 64 << 20) -> bytes:
+        """The whole standard output of a short command. Raises StepError with the engine's words."""
+        lines: list[bytes] = []
+        tail: list[str] = []
+        size = 0
+
+        def take(stream: str, line: bytes) -> None:
+            nonlocal size
+            size += len(line)
+            if stream == "stdout" and size <= limit:
+                lines.append(line)
+            elif len(tail) < 40:
+                tail.append(line.decode(errors="replace"))
+
+        code = self.run(command, take, seconds)
+        self.raise_for(code, (*tail, *(b.decode(errors="replace") for b in lines[-3:])))
+        return b"\n".join(lines)
+
+    def raise_for(self, code: int, tail: tuple[str, ...]) -> None:
+        """Raises StepError if an engine's end means failure."""
+        found = self.engine.diagnose(code, tail)
+        if found:
+            raise step_error(found)
+
+    def version(self) -> bytes:
+        """What the engine says of its version, remembered for as long as the program is the same."""
+        path = self.call.program
+        state = os.stat(path)
+        key = f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode()
+        noted = f"{self.call.cache_dir}/version"
+        try:
+            with open(noted, "rb") as file:
+                if file.readline() == key:
+                    return file.read()
+        except OSError:
+            pass  # not asked yet
+        said = self.output(self.engine.version(self.call), VERSION_SECONDS)
+        with open(noted, "wb") as file:
+            file.write(key + said)
+        return said
+
+    def name(self) -> str:
+        """Such as "restic 0.18.0"."""
+        numbers = self.engine.abilities(self.version()).version
+        return f"{self.engine.name} {'.'.join(map(str, numbers))}"
+
+
+def step_error(found: Diagnosis) -> StepError:
+    """A diagnosis as the error that a room's result is made from."""
+    return StepError(found.failure, found.sentence, engine_words=found.words)
+
+
+def pass_on(room: EngineRoom, reader: LineReader) -> OnLine:
+    """A line handler that tells the caller of everything unreadable, warned or said."""
+
+    def take(stream: str, line: bytes) -> None:
+        for event in reader.feed(stream, line):
+            if isinstance(event, Unreadable):
+                room.tell({"event": "unreadable", **event._asdict()})
+            elif isinstance(event, Warned):
+                room.tell({"event": "warning", "text": event.text})
+            elif isinstance(event, Said):
+                room.tell({"event": "message", "text": event.text})
+
+    return take
+
+
+def done(caller: Caller, text: str, summary: Message | None = None, **more: object) -> Message:
+    """The result of a step that succeeded."""
+    return {
+        "exit_code": 0, "failure": None, "text": text, "engine": caller.name(),
+        "engine_words": "", "summary": summary or {}, **more,
+    }  # fmt: skip

@@ -1,0 +1,173 @@
+"""The reader: may read every file of its job, has no network, and writes only its cache."""
+
+import errno
+import os
+import stat
+import time
+from typing import Final
+
+from capkeep.engines.base import Cause, Event, Progress, Said, Seen, Summary, Unreadable, Warned
+from capkeep.errors import Failure, StepError
+from capkeep.kernel import mounts, seccomp
+from capkeep.plan.model import Job, Mode
+from capkeep.rooms.base import EngineRoom, option, serve
+from capkeep.rooms.calls import Caller
+from capkeep.rooms.protocol import Message
+
+PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
+CAUSES: Final = {
+    errno.EACCES: Cause.DENIED, errno.EPERM: Cause.DENIED, errno.ENOENT: Cause.VANISHED,
+    errno.ENOTDIR: Cause.VANISHED, errno.EIO: Cause.IO,
+}  # fmt: skip
+
+
+def main() -> int:
+    """A reader's whole life."""
+    return serve({"backup": backup}, seccomp.Profile.READ)
+
+
+def backup(room: EngineRoom, request: Message) -> Message:
+    """Run the engine over the job's sources and report all that it said, for the gate to judge."""
+    job = room.brief.job
+    assert job is not None, "a reader has a job"
+    dry_run = option(request, "dry_run", default=False)
+    _report_sources(room, job)
+    if job.canary:
+        _read_canary(job.canary)
+    caller = Caller(room)
+    reader = caller.engine.read_backup((job.canary,) if job.canary else ())
+    hearing = _Hearing(room)
+
+    def take(stream: str, line: bytes) -> None:
+        for event in reader.feed(stream, line):
+            hearing.take(event)
+
+    room.await_vault()
+    command = caller.engine.backup(caller.call, _visible(room, job), dry_run=dry_run)
+    code = caller.run(command, take, job.timeout_seconds)
+    found = caller.engine.diagnose(code, reader.tail, backup=True)
+    engine = caller.name()
+    return {
+        "exit_code": code,
+        "failure": found.failure if found else None,
+        "text": found.sentence if found else "",
+        "engine_words": found.words if found else "",
+        "engine": engine,
+        **hearing.result(),
+        "stored": room.finish_wire(),
+    }
+
+
+def _visible(room: EngineRoom, job: Job) -> Job:
+    """The job as the engine gets it: sources that exist, the canary among them.
+
+    Where the view cannot leave mounts out (user mode) excludes do.
+    """
+    include = [p for p in job.include if os.path.lexists(p)]
+    if not include:
+        raise StepError(
+            Failure.ENGINE, f"none of the job's sources exists: {', '.join(job.include)}"
+        )
+    if job.canary and not any(_is_below(job.canary, p) for p in include):
+        include.append(job.canary)
+    hidden = room.brief.left_out if room.brief.mode is Mode.USER else ()
+    exclude = (*job.exclude, *(f"{point}/*" for point, _ in hidden))
+    return job._replace(include=tuple(include), exclude=exclude)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _report_sources(room: EngineRoom, job: Job) -> None:
+    """Tell what is there before the engine starts, and what lies below it but is not shown."""
+    points = {m.point for m in mounts.read_mounts()}
+    for path in job.include:
+        room.tell({"event": "source", "path": path, **_source(path, points)})
+    for point, reason in room.brief.left_out:
+        room.tell({"event": "left-out", "path": point, "detail": reason})
+
+
+def _source(path: str, mount_points: set[str]) -> Message:
+    try:
+        state = os.lstat(path)
+    except OSError:
+        return {"exists": False, "kind": "", "empty": False, "mount_point": False}
+    is_dir = stat.S_ISDIR(state.st_mode)
+    empty = is_dir and _is_empty(path)
+    kind = "dir" if is_dir else "file" if stat.S_ISREG(state.st_mode) else "other"
+    return {"exists": True, "kind": kind, "empty": empty, "mount_point": path in mount_points}
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False  # unreadable is not empty; the engine will say so
+
+
+def _read_canary(path: str) -> None:
+    """Read the root-only file in this very sandbox: then the capability works, whatever it says."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(1):
+                return
+        problem = "is empty"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    raise StepError(
+        Failure.WEAKENED, f"the canary {path} {problem}", hint="`capkeep apply` writes it anew"
+    )
+
+
+class _Hearing:
+    """What the engine says during a backup, passed on as events, and kept for the result."""
+
+    def __init__(self, room: EngineRoom) -> None:
+        self._room = room
+        self._shown = 0.0
+        self._canary_seen = False
+        self._summary: Summary | None = None
+
+    def take(self, event: Event) -> None:
+        """One event of the engine."""
+        if isinstance(event, Progress):
+            self._show(event)
+        elif isinstance(event, Unreadable):
+            found = event if event.cause is not Cause.UNKNOWN else _look(event)
+            self._room.tell({"event": "unreadable", **found._asdict()})
+        elif isinstance(event, Warned):
+            self._room.tell({"event": "warning", "text": event.text})
+        elif isinstance(event, Said):
+            self._room.tell({"event": "message", "text": event.text})
+        elif isinstance(event, Seen):
+            self._canary_seen = True
+        else:
+            self._summary = event
+
+    def _show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._shown >= PROGRESS_SECONDS:
+            self._shown = now
+            self._room.tell({"event": "progress", **progress._asdict()})
+
+    def result(self) -> Message:
+        """The part of the room's result that comes from what was heard."""
+        summary = self._summary
+        return {
+            "canary_seen": self._canary_seen,
+            "snapshot": summary.snapshot if summary else "",
+            "summary": summary._asdict() if summary else None,
+        }
+
+
+def _look(event: Unreadable) -> Unreadable:
+    """Find out why a path was not read, where the engine does not say: try it ourselves."""
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(event.path, flags))
+    except OSError as error:
+        cause = CAUSES.get(error.errno or 0, Cause.UNKNOWN)
+        return event._replace(cause=cause, detail=event.detail or error.strerror or "")
+    return event

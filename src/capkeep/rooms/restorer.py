@@ -1,0 +1,185 @@
+"""The restorer: started by root by hand, writes one directory, and believes no exit code.
+
+It holds exactly the capabilities that restoring needs. Engines lose owners, modes and devices with
+exit code 0 when one of them is missing, so every restored entry is compared with the snapshot.
+"""
+
+import calendar
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from capkeep.engines.base import Entry
+from capkeep.errors import Failure, StepError
+from capkeep.kernel import seccomp
+from capkeep.rooms.base import EngineRoom, option, option_list, serve
+from capkeep.rooms.calls import Caller, done, pass_on
+from capkeep.rooms.protocol import Message, ProtocolError
+from capkeep.rooms.viewer import is_at_or_below, snapshot_name
+
+DAYS: Final = 7 * 24 * 3600
+CONFLICTS_TOLD: Final = 1000
+DIFFERENCES_TOLD: Final = 10_000
+KINDS: Final = {
+    "dir": stat.S_IFDIR, "file": stat.S_IFREG, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO,
+    "dev": stat.S_IFBLK, "chardev": stat.S_IFCHR,
+}  # fmt: skip
+TIME: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
+
+
+def main() -> int:
+    """A restorer's whole life."""
+    return serve({"restore": restore}, seccomp.Profile.RESTORE)
+
+
+def restore(room: EngineRoom, request: Message) -> Message:
+    """Restore paths of a snapshot below a directory, then compare all of it with the snapshot."""
+    target = option(request, "target", default="")
+    if target not in room.brief.room.grant.write[1:]:
+        raise ProtocolError("the target is not the directory that this room may write")
+    paths = option_list(request, "paths")
+    if any(not p.startswith("/") or "/../" in f"{p}/" for p in paths):
+        raise ProtocolError("paths must be absolute, without ..")
+    snapshot = snapshot_name(request, "snapshot")
+    overwrite = option(request, "overwrite", default=False)
+    caller = Caller(room)
+    room.await_vault()
+    listing = _Listing(caller, paths)
+    listing.fetch(snapshot)
+    if not overwrite:
+        _refuse_conflicts(room, listing, target)
+    abilities = caller.engine.abilities(caller.version())
+    command = caller.engine.restore(
+        caller.call, snapshot, target, include=paths, verify=True,
+        sparse=abilities.sparse_restore,
+    )  # fmt: skip
+    reader = caller.engine.read_restore()
+    code = caller.run(command, pass_on(room, reader), DAYS)
+    caller.raise_for(code, reader.tail)
+    differing = _compare(room, listing, target)
+    room.finish_wire()
+    if differing:
+        raise StepError(
+            Failure.ENGINE,
+            f"{differing} of {listing.count} entries are not as in the snapshot",
+            hint="they are listed above (all of them with --json); what was restored is in place",
+        )
+    summary: Message = {"entries": listing.count, "bytes": listing.bytes, "snapshot": snapshot,
+                        "target": target}  # fmt: skip
+    return done(caller, f"restored and verified {listing.count} entries", summary)
+
+
+class _Listing:
+    """What the snapshot holds of the chosen paths, kept in the room's scratch, not in memory."""
+
+    def __init__(self, caller: Caller, paths: tuple[str, ...]) -> None:
+        self._caller = caller
+        self._paths = paths
+        self._file = f"{caller.scratch}/listing"
+        self.count = 0
+        self.bytes = 0
+
+    def fetch(self, snapshot: str) -> None:
+        """Ask the engine. Raises StepError, also where a chosen path is not in the snapshot."""
+        tail: list[str] = []
+        found: set[str] = set()
+        with open(self._file, "w", encoding="utf-8", errors="surrogateescape") as file:
+
+            def take(stream: str, line: bytes) -> None:
+                entry = self._caller.engine.parse_ls_line(line) if stream == "stdout" else None
+                if stream == "stderr":
+                    tail.append(line.decode(errors="replace"))
+                if entry is None or not self._chosen(entry.path):
+                    return
+                found.update(p for p in self._paths if p == entry.path)
+                self.count += 1
+                self.bytes += entry.size
+                file.write(json.dumps(entry) + "\n")
+
+            engine, call = self._caller.engine, self._caller.call
+            code = self._caller.run(engine.ls(call, snapshot), take, DAYS)
+        self._caller.raise_for(code, tuple(tail[-40:]))
+        missing = [p for p in self._paths if p.rstrip("/") not in {f.rstrip("/") for f in found}]
+        if missing:
+            raise StepError(
+                Failure.CONFLICT, f"the snapshot does not hold {missing[0]}",
+                hint="`capkeep ls` shows what it holds",
+            )  # fmt: skip
+
+    def _chosen(self, path: str) -> bool:
+        return not self._paths or any(is_at_or_below(path, p) for p in self._paths)
+
+    def __iter__(self) -> Iterator[Entry]:
+        with open(self._file, encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                yield Entry(*json.loads(line))
+
+
+def _refuse_conflicts(room: EngineRoom, listing: _Listing, target: str) -> None:
+    """Nothing that is there already is replaced unasked. Raises StepError."""
+    count = 0
+    for entry in listing:
+        place = target + entry.path
+        if os.path.lexists(place) and not (entry.kind == "dir" and os.path.isdir(place)):
+            count += 1
+            if count <= CONFLICTS_TOLD:
+                room.tell({"event": "conflict", "path": place})
+    if count:
+        raise StepError(
+            Failure.CONFLICT,
+            f"{count} files are there already below {target}",
+            hint="restore to an empty directory, or add --overwrite to replace them",
+        )
+
+
+def _compare(room: EngineRoom, listing: _Listing, target: str) -> int:
+    """How many entries differ from the snapshot; tells the caller of each."""
+    count = 0
+    for entry in listing:
+        differences = list(_differences(entry, target + entry.path))
+        if differences:
+            count += 1
+            if count <= DIFFERENCES_TOLD:
+                room.tell({
+                    "event": "difference", "path": entry.path, "detail": "; ".join(differences),
+                })  # fmt: skip
+    return count
+
+
+def _differences(entry: Entry, place: str) -> Iterator[str]:
+    """Each way in which a restored file is not what the snapshot says."""
+    if entry.kind not in KINDS:
+        return  # engines do not restore sockets: a socket is made by whoever listens on it
+    try:
+        state = os.lstat(place)
+    except OSError as error:
+        yield f"not restored: {error.strerror}"
+        return
+    if stat.S_IFMT(state.st_mode) != KINDS[entry.kind]:
+        yield f"is not a {entry.kind}"
+        return
+    if (state.st_uid, state.st_gid) != (entry.uid, entry.gid):
+        yield f"owner {state.st_uid}:{state.st_gid}, in the snapshot {entry.uid}:{entry.gid}"
+    if entry.kind != "symlink" and stat.S_IMODE(state.st_mode) != entry.mode:
+        yield f"mode {stat.S_IMODE(state.st_mode):04o}, in the snapshot {entry.mode:04o}"
+    if entry.kind == "file" and state.st_size != entry.size:
+        yield f"{state.st_size} bytes, in the snapshot {entry.size}"
+    wanted = nanoseconds(entry.mtime)
+    if wanted is not None and state.st_mtime_ns != wanted:
+        yield f"time differs from {entry.mtime}"
+
+
+def nanoseconds(text: str) -> int | None:
+    """An RFC 3339 time as nanoseconds since 1970; None for what is no such time."""
+    found = TIME.fullmatch(text)
+    if found is None:
+        return None
+    *date, fraction, zone = found.groups()
+    seconds = calendar.timegm(tuple(map(int, date)))
+    if zone != "Z":
+        hours, minutes = int(zone[1:3]), int(zone[4:6])
+        seconds -= (1 if zone[0] == "+" else -1) * (hours * 3600 + minutes * 60)
+    return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
