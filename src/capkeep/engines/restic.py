@@ -113,7 +113,7 @@ class Restic:
         keep_existing: bool = False,
     ) -> Command:
         options = ["--json", f"--target={target}"]
-        options += [f"--include={_SPECIAL.sub(r'\\\1', path)}" for path in include]
+        options += [f"--include={_literal(path)}" for path in include]
         if verify:
             options.append("--verify")
         if sparse:
@@ -174,3 +174,8 @@ def _command(call: Call, *arguments: str) -> Command:
 def _rooms_own(include: tuple[str, ...]) -> list[str]:
     """Patterns of what an include would take from the room instead of from the machine."""
     return [f"{d}/*" for d in ROOMS_OWN if any(p.rstrip("/") in ("", d) for p in include)]
+
+
+def _literal(path: str) -> str:
+    """A pattern that matches this path alone, and what is below it."""
+    return _SPECIAL.sub(r"\\\1", path)

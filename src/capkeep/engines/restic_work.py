@@ -24,9 +24,9 @@ _ADVICE: Final = (
     "restic repair ",
     "damaged pack files can be caused by",
     "run `restic ",
-    "repository contains errors",
     "the repository index is damaged",
 )
+_VERDICT: Final = "fatal: repository contains errors"
 _IGNORING: Final = re.compile(r"ignoring error for (.+?): ((?:\w+ )?.*)")
 
 
@@ -66,9 +66,11 @@ class CheckReader:
         return self._trouble(message_of(message).strip())
 
     def _trouble(self, text: str) -> tuple[Event, ...]:
-        self._tail.add(text)
         lowered = text.lower()
         if not text or any(a in lowered for a in _ADVICE):
+            return ()
+        self._tail.add(text)
+        if lowered == _VERDICT:
             return ()
         if lowered.startswith(("load(", "fatal: ")) or "returned error, retrying" in lowered:
             return (Warned(text),)
