@@ -1,0 +1,35 @@
+# Every target sets up what it needs by itself (see ./test); a second time that takes a second.
+.PHONY: help fast test lint types unit contract rooms attack fault format lock demo demo-clean \
+	attack-table bench-run bench-split bench-start bench-memory
+
+help:  ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+fast:  ## lint, types and unit tests: under a minute, without root
+	./test lint types unit
+
+test:  ## everything, as continuous integration does
+	./test
+
+lint types unit contract rooms attack fault:  ## one suite
+	./test $@
+
+format:  ## put the source in its one form
+	./test run ruff format
+	./test run ruff check --fix
+
+lock:  ## pin the newest development tools and dependencies (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade -o tools/dev.lock tools/dev.in
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o tools/run.lock tools/run.in
+
+demo:  ## the main job for real, on this machine's own files
+	./demo
+
+demo-clean:  ## take away what the demo made
+	./demo --clean
+
+attack-table:  ## what each escape does in each room, as Markdown
+	./test run python -m tests.attack.table
+
+bench-run bench-split bench-start bench-memory:  ## speed and size; one JSON object last
+	./test run python -m bench.$(@:bench-%=%)
