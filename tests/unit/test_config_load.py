@@ -464,6 +464,21 @@ def test_a_secret_must_be_a_file(etc: Etc) -> None:
     assert "not a regular file" in etc.mistake().problem
 
 
+def test_drop_ins_that_are_no_files(etc: Etc) -> None:
+    etc.good()
+    folder = etc.root / "conf.d"
+    folder.mkdir(mode=0o755)
+    (folder / "dir.toml").mkdir()
+    (folder / "gone.toml").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.toml")
+    problems = [m.problem for m in etc.mistakes()]
+    assert problems == [
+        "cannot be read: Is a directory",
+        "cannot be read: No such file or directory",
+        "is not a regular file",
+    ]
+
+
 def test_a_credential_must_exist(etc: Etc) -> None:
     etc.main(GOOD.replace('{ file = "@/secret" }', '{ credential = "capkeep-no-such-thing" }'))
     assert "systemd-creds encrypt --name=capkeep-no-such-thing" in etc.mistake().hint

@@ -7,7 +7,7 @@ from capkeep.config import syntax
 from capkeep.config.mistakes import Collector, Place, nearest
 from capkeep.config.model import RepositoryConfig
 from capkeep.config.secrets import check_secret, not_a_program
-from capkeep.config.sources import Owner
+from capkeep.config.sources import Owner, open_at_once
 from capkeep.config.syntax import SOURCE_HINT
 from capkeep.config.validate import Checked
 from capkeep.values import Location, SecretSource, ValueMistake, parse_location
@@ -166,7 +166,7 @@ class RepositoryChecker:
             )
             return
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=open_at_once) as file:
                 state = os.fstat(file.fileno())
         except OSError as error:
             hint = "name a file that is there and can be read"

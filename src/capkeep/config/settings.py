@@ -11,6 +11,7 @@ from capkeep.config.syntax import Table, kebab
 from capkeep.config.validate import Checked, TableT
 from capkeep.values import SecretSource, format_duration, format_size
 
+WHAT: Final = ("repositories", "include", "include_from")  # what a job is about comes first
 PRINTERS: Final = {
     "memory": format_size,
     "free_space": format_size,
@@ -25,8 +26,10 @@ def table_settings(
 ) -> dict[str, Setting]:
     """A table's settings by dotted key: those that were written, then those that are built in."""
     found: dict[str, Setting] = {}
-    for field, table in fields.items():
-        _add(found, f"{prefix}.{kebab(field)}", getattr(table.model, field), table, (kebab(field),))
+    for field in kind.model_fields:
+        if table := fields.get(field):
+            value = getattr(table.model, field)
+            _add(found, f"{prefix}.{kebab(field)}", value, table, (kebab(field),))
     for field, info in kind.model_fields.items():
         default = info.default
         if field not in fields and default is not PydanticUndefined and default != "":
@@ -38,7 +41,7 @@ def table_settings(
 def job_settings(job: JobTable) -> dict[str, Setting]:
     """A job's settings, those from [defaults] included."""
     found = {}
-    for field in type(job.model).model_fields:
+    for field in sorted(type(job.model).model_fields, key=lambda f: f not in WHAT):
         value = getattr(job.model, field)
         if job.written(field) or value not in ("", [], 0):
             place = job.at(field) if job.written(field) else None

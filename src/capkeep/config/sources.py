@@ -57,6 +57,16 @@ class Owner:
         return ""
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """Opens for `open`, without waiting for the other end of a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _who(path: str, place: Place) -> str:
+    """A file's name where the mistake's place does not say it already."""
+    return "" if path == place.file else f"{path} "
+
+
 class Reader:
     """Reads files of the configuration; what cannot be read or trusted becomes a mistake."""
 
@@ -68,10 +78,12 @@ class Reader:
     def text(self, path: str, place: Place) -> str | None:
         """A file's text (names that are not UTF-8 as surrogates); None after a mistake."""
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=open_at_once) as file:
                 state = os.fstat(file.fileno())
                 if not stat.S_ISREG(state.st_mode):
-                    self.collector.mistake(place, f"{path} is not a regular file")
+                    self.collector.mistake(
+                        place, f"{_who(path, place)}is not a regular file", "name a file"
+                    )
                     return None
                 data = file.read(MAX_BYTES + 1)
         except OSError as error:
@@ -79,17 +91,19 @@ class Reader:
             return None
         if unsafe := self.owner.unsafe_to_read(state):
             hint = f"{self.owner.chown} {path}; chmod go-w {path}"
-            self.collector.mistake(place, f"{path} {unsafe}", hint)
+            self.collector.mistake(place, f"{_who(path, place)}{unsafe}", hint)
         if len(data) > MAX_BYTES:
-            self.collector.mistake(place, f"{path} is larger than {MAX_BYTES >> 20} MiB")
+            self.collector.mistake(
+                place, f"{_who(path, place)}is larger than {MAX_BYTES >> 20} MiB", "split it"
+            )
             return None
         return data.decode("utf-8", "surrogateescape")
 
     def _unreadable(self, path: str, place: Place, error: OSError) -> None:
-        hint = "make the file, or take the key away"
+        hint = f"make the file, or take the {'key' if place.key else 'file'} away"
         if isinstance(error, PermissionError):
             hint = "ask as root: the configuration is not for everybody"
-        self.collector.mistake(place, f"{path} cannot be read: {error.strerror}", hint)
+        self.collector.mistake(place, f"{_who(path, place)}cannot be read: {error.strerror}", hint)
 
     def source(self, path: str) -> Source | None:
         """A TOML file; None after a mistake."""

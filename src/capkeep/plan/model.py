@@ -115,7 +115,7 @@ class Repository(NamedTuple):
     location: str  # as written: "/srv/repo", "sftp:user@host:/path", "s3:https://…", "rest:https://…"
     program: str  # absolute path of the engine
     environment: tuple[tuple[str, str], ...] = ()  # plain (not secret) settings for the vault
-    options: tuple[tuple[str, str], ...] = ()  # location settings: "identity-file", "known-hosts", …
+    options: tuple[tuple[str, str], ...] = ()  # "known-hosts", "ca-file", "port", "region", "rclone"
     engine_network: bool = False  # the engine itself gets the network: no vault, said in every record
 
 
