@@ -47,6 +47,7 @@ class DirectoryStore:
 
     def __init__(self, root: str, floor: int) -> None:
         self.root = root
+        self.patience = 0.0
         self._floor = floor  # bytes that must stay free
         self._lock = threading.Lock()
         self._reserved = 0  # bytes announced by uploads under way

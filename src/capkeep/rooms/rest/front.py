@@ -9,6 +9,7 @@ objects may be deleted, one by one; nothing may ever be replaced, and no reposit
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -50,6 +51,7 @@ class Front:
         self._access = access
         self._failed = failed
         self._lock = threading.Lock()
+        self._failing_since: float | None = None
         self._open = False  # a repository is there, or was created in this session
         self.stored = 0  # bytes added
 
@@ -57,16 +59,25 @@ class Front:
         """Answer one request. Raises Refusal (its end is unknown), Gone."""
         try:
             self._dispatch(request, connection)
+            self._failing_since = None
         except Refusal as refusal:
             if refusal.broken or request.expects:
                 raise
             self._answer_refusal(refusal, request, connection)
         except StoreError as error:
-            self._failed(error)
+            self._judge(error)
             answer = Refusal(STATUS.get(error.failure, 503), str(error))
             if request.expects:
                 raise answer from error
             self._answer_refusal(answer, request, connection)
+
+    def _judge(self, error: StoreError) -> None:
+        """A network that hiccups gets its time, as the engine tries again; the rest is told."""
+        now = time.monotonic()
+        with self._lock:
+            since = self._failing_since = self._failing_since or now
+        if error.failure is not Failure.UNREACHABLE or now - since >= self._store.patience:
+            self._failed(error)
 
     def _answer_refusal(self, refusal: Refusal, request: Request, connection: Connection) -> None:
         """The body is taken in first: a client that is still sending would not hear us."""
@@ -131,7 +142,7 @@ class Front:
             else:
                 part = f"Content-Range: bytes {first}-{first + blob.length - 1}/{blob.size}\r\n"
                 connection.answer(206, length=blob.length, kind=TYPE_BLOB, more=part)
-            connection.send_blob(blob, self._failed)
+            connection.send_blob(blob, self._judge)
         finally:
             blob.close()
 

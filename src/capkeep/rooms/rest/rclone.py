@@ -32,7 +32,9 @@ FLAGS: Final = (
     "--timeout=80s", "--expect-continue-timeout=5s", "--stats=0", "--log-level=DEBUG",
 )  # fmt: skip
 
-_FAILED: Final = re.compile(r" ERROR : |CRITICAL|Failed to|request error: ")
+_FAILED: Final = re.compile(r" ERROR *: |CRITICAL|Failed to|request error: ")
+_IMPORTANT: Final = re.compile(r" (ERROR|CRITICAL|NOTICE) *: ")
+_ABSENT: Final = re.compile(r"NoSuchBucket|directory not found")
 _DENIED: Final = re.compile(
     r"StatusCode: 40[13]|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Unauthorized"
     r"|Forbidden|unable to authenticate|permission denied|key mismatch|key is unknown"
@@ -87,12 +89,14 @@ class Rclone:
         return child
 
     def _listen(self, fd: int) -> None:
-        """Keep rclone's last words; the log gets them all."""
+        """Keep rclone's last words about failures; the log gets the important ones."""
         with open(fd, encoding="utf-8", errors="replace") as words:
             for line in words:
-                self._said.append(line.rstrip("\n"))
-                with suppress(OSError):
-                    os.write(2, f"rclone: {line}".encode())
+                if _FAILED.search(line) and "object not found" not in line:
+                    self._said.append(line.rstrip("\n"))
+                if _IMPORTANT.search(line):
+                    with suppress(OSError):
+                        os.write(2, f"rclone: {line}".encode())
 
     def ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -121,6 +125,8 @@ class Rclone:
         text = f"{self._remote.told_as}: {_shorten(words) or otherwise}"
         if _FULL.search(words):
             return StoreError(Failure.NO_SPACE, text)
+        if _ABSENT.search(words):
+            return StoreError(Failure.NO_REPOSITORY, text)
         if _DENIED.search(words):
             return StoreError(Failure.DENIED, text)
         return StoreError(Failure.UNREACHABLE, text)

@@ -59,6 +59,8 @@ class Upload(Protocol):
 class Store(Protocol):
     """A place that holds one repository. Used by several threads at a time."""
 
+    patience: float  # seconds without one success after which it counts as unreachable
+
     def preflight(self) -> None:
         """Whether the place can be reached and used, told early. Raises StoreError."""
 

@@ -21,6 +21,9 @@ from capkeep.rooms.rest.store import AlreadyThere, Blob, Item, NotThere, StoreEr
 ACCEPT: Final = "application/vnd.x.restic.rest.v2"
 CONNECT_SECONDS: Final = 10
 STALL_SECONDS: Final = 90  # without a byte in either direction
+# A network may hiccup: restic tries again for 15 minutes (0.17 and later, internal/backend/retry),
+# with pauses of up to a minute, of which this lets it have the first ones.
+PATIENCE_SECONDS: Final = 60.0
 LIST_LIMIT: Final = 512 << 20  # bytes of a listing: 5 million packs
 COPY: Final = 256 << 10
 SPARE: Final = 6  # idle connections that are kept
@@ -98,6 +101,7 @@ class RestStore:
     def __init__(self, endpoint: Endpoint, behind: Behind) -> None:
         self.endpoint = endpoint
         self.behind = behind
+        self.patience = PATIENCE_SECONDS
         self._lock = threading.Lock()
         self._spare: list[http.client.HTTPConnection] = []
         self._tls: ssl.SSLContext | None = None
