@@ -26,14 +26,28 @@ class Call(NamedTuple):
     password: str
 
 
-class Selection(NamedTuple):
-    """What a snapshot is to hold, and how it is labelled."""
+class Selection(Protocol):
+    """What a snapshot is to hold, and how it is labelled; a plan's job is one."""
 
-    include: tuple[str, ...]  # real, absolute paths
-    exclude: tuple[str, ...] = ()  # the engine's own patterns
-    one_file_system: bool = False
-    tags: tuple[str, ...] = ()
-    host: str = ""  # "" is the machine's own name
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Real, absolute paths."""
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """The engine's own patterns."""
+
+    @property
+    def one_file_system(self) -> bool:
+        """Stay on the filesystems that the includes are on."""
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Labels without meaning to the engine."""
+
+    @property
+    def host(self) -> str:
+        """The host that the snapshot is of; "" is the machine's own name."""
 
 
 class Command(NamedTuple):

@@ -42,7 +42,7 @@ _SPECIAL: Final = re.compile(r"([\\*?\[])")  # in Go's filepath.Match, which res
 
 
 class Restic:
-    """https://restic.net"""
+    """Drives restic (https://restic.net)."""
 
     name = "restic"
 

@@ -75,7 +75,7 @@ class BackupReader:
     def tail(self) -> tuple[str, ...]:
         return self._tail.lines
 
-    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
+    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:  # noqa: ARG002 (the contract's)
         if line.startswith(_VERBOSE):
             return self._item(line) if self._needles else ()
         if not line.startswith(b"{"):

@@ -35,64 +35,70 @@ _SENTENCES: Final = {
     Failure.ENGINE: "the engine failed",
 }
 
-_BY_TEXT: Final = tuple(
-    (re.compile(pattern, re.IGNORECASE), failure, sentence)
-    for pattern, failure, sentence in (
-        (r"wrong password or no key found|an empty password is not", Failure.WRONG_PASSWORD, ""),
+# Alternatives, searched for in everything that restic said of trouble, whatever the case.
+_TEXTS: Final[tuple[tuple[Failure, str, tuple[str, ...]], ...]] = (
+    (Failure.WRONG_PASSWORD, "", ("wrong password or no key found", "an empty password is not")),
+    (
+        Failure.NO_SPACE,
+        "",
+        ("no space left on device", "disk quota exceeded", "insufficient storage", r"\b507\b"),
+    ),
+    (Failure.LOCKED, "", ("repository is already locked",)),
+    (
+        Failure.ENGINE,
+        "none of the job's sources exists",
+        ("all (target|source) directories/files do not exist",),
+    ),
+    (
+        Failure.ENGINE,
+        "the repository holds no such snapshot",
+        ("no matching ID found", "no snapshot found", "multiple IDs with prefix"),
+    ),
+    (
+        Failure.UNREACHABLE,
+        "",
         (
-            r"no space left on device|disk quota exceeded|insufficient storage|\b507\b",
-            Failure.NO_SPACE,
-            "",
+            "connection refused", "connection reset", "connection timed out", "broken pipe",
+            "no route to host", "no such host", "network is unreachable", "i/o timeout",
+            "tls handshake", "x509:", "server misbehaving", "context deadline exceeded",
+            r"unexpected http response \(5\d\d\)", "bad gateway", "service unavailable",
         ),
-        (r"repository is already locked|unable to create lock.*already locked", Failure.LOCKED, ""),
+    ),
+    (
+        Failure.DENIED,
+        "",
         (
-            r"all (target|source) directories/files do not exist",
-            Failure.ENGINE,
-            "none of the job's sources exists",
+            "access ?denied", r"\b40[13]\b", "unauthorized", "forbidden", "signaturedoesnotmatch",
+            "invalidaccesskeyid", "authentication failed",
         ),
+    ),
+    (
+        Failure.NO_REPOSITORY,
+        "",
         (
-            r"no matching ID found|no snapshot found|multiple IDs with prefix",
-            Failure.ENGINE,
-            "the repository holds no such snapshot",
+            "is there a repository at the following location", "repository does not exist",
+            "unable to open config file",
         ),
+    ),
+    (
+        Failure.DAMAGED,
+        "",
         (
-            r"connection refused|no route to host|network is unreachable|i/o timeout"
-            r"|no such host|connection reset|connection timed out|tls handshake|x509:"
-            r"|server misbehaving|broken pipe|unexpected http response \(5\d\d\)"
-            r"|context deadline exceeded|bad gateway|service unavailable",
-            Failure.UNREACHABLE,
-            "",
+            "repository contains errors", "ciphertext verification failed", "hash mismatch",
+            "invalid data returned", "pack id does not match", "repository is damaged",
+            "damaged pack files", "not found in (?:repository|index)", "errors? loading index",
+            "loadtree", "wrong (?:data|blob)", r"readfull\(", "streampack", "content mismatch",
+            r"load\(<(?:data|index|snapshot|key)/.*(?:no such file|not exist|not found)",
         ),
-        (
-            r"access ?denied|\b40[13]\b|unauthorized|forbidden|signaturedoesnotmatch"
-            r"|invalidaccesskeyid|authentication failed",
-            Failure.DENIED,
-            "",
-        ),
-        (
-            r"is there a repository at the following location|repository does not exist"
-            r"|unable to open config file",
-            Failure.NO_REPOSITORY,
-            "",
-        ),
-        (
-            r"repository contains errors|ciphertext verification failed|hash mismatch"
-            r"|invalid data returned|pack id does not match|repository is damaged"
-            r"|damaged pack files|not found in (?:repository|index)|errors? loading index"
-            r"|loadtree|wrong (?:data|blob)|readfull\(|streampack|content mismatch"
-            r"|load\(<(?:data|index|snapshot|key)/.*(?:no such file|not exist|not found)",
-            Failure.DAMAGED,
-            "",
-        ),
-        (
-            r"out of memory|cannot allocate memory|pthread_create failed",
-            Failure.ENGINE,
-            "the engine ran out of memory",
-        ),
-        (r"permission denied|operation not permitted", Failure.DENIED, ""),
-        (r"read-only file system", Failure.DENIED, "the repository's place is read-only"),
-    )
-)
+    ),
+    (
+        Failure.ENGINE,
+        "the engine ran out of memory",
+        ("out of memory", "cannot allocate memory", "pthread_create failed"),
+    ),
+    (Failure.DENIED, "", ("permission denied", "operation not permitted")),
+    (Failure.DENIED, "the repository's place is read-only", ("read-only file system",)),
+)  # fmt: skip
 
 
 def diagnose(exit_code: int, tail: tuple[str, ...], *, backup: bool = False) -> Diagnosis | None:
@@ -108,8 +114,8 @@ def diagnose(exit_code: int, tail: tuple[str, ...], *, backup: bool = False) -> 
     if failure is not None:
         return Diagnosis(failure, _SENTENCES[failure], words)
     text = "\n".join(tail)
-    for pattern, kind, sentence in _BY_TEXT:
-        if pattern.search(text):
+    for kind, sentence, patterns in _TEXTS:
+        if re.search("|".join(patterns), text, re.IGNORECASE):
             return Diagnosis(kind, sentence or _SENTENCES[kind], words)
     if exit_code == 2:
         return Diagnosis(Failure.ENGINE, "the engine crashed", words)

@@ -95,11 +95,11 @@ def posix_mode(go_mode: int) -> int:
 
 def _list(value: object) -> list[object]:
     if not isinstance(value, list):
-        raise ValueError("restic lists something that is not a list")
+        raise ValueError("restic lists something that is not a list")  # noqa: TRY004
     return value
 
 
 def _object(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise ValueError("restic lists something that is not an object")
+        raise ValueError("restic lists something that is not an object")  # noqa: TRY004
     return value

@@ -81,9 +81,7 @@ class CheckReader:
         return (Warned(text),)
 
     def result(self) -> CheckResult:
-        return CheckResult(
-            max(self._errors, self._counted), tuple(self._packs), tuple(self._words)
-        )
+        return CheckResult(max(self._errors, self._counted), tuple(self._packs), tuple(self._words))
 
 
 class RestoreReader:
