@@ -65,10 +65,29 @@ def _rclone_store(brief: Brief, remote: str, environment: tuple[tuple[str, str],
     return rclone_store(program, Remote(remote, told_as, (*given, *environment)), folder(brief))
 
 
+def _sftp(brief: Brief, location: Location) -> Store:
+    from capkeep.rooms.rest.sftp import SftpStore
+    from capkeep.rooms.rest.ssh import Login, remove_dead_agents
+
+    options = _options(brief)
+    login = Login(
+        host=location.host,
+        port=location.port or int(options.get("port", "0")),
+        user=location.user,
+        known_hosts=options.get("known-hosts", ""),
+        identity=dict(brief.secrets).get("identity", ""),
+    )
+    if not login.known_hosts or not login.identity:
+        raise StoreError(Failure.DENIED, "an sftp location needs an identity and known-hosts")
+    remove_dead_agents(folder(brief))
+    return SftpStore(login, location.path, folder(brief))
+
+
 STORES: Final[dict[str, Callable[[Brief, Location], Store]]] = {
     "local": _directory,
     "rest": _rest,
     "s3": _s3,
+    "sftp": _sftp,
     "rclone": _rclone,
 }
 NOT_VARIABLES: Final = ("password", "identity")  # secrets that are no environment variables

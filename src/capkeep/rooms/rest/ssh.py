@@ -1,0 +1,187 @@
+"""An ssh that asks nothing, trusts one file of host keys, and knows one private key.
+
+The key comes out of memory and stays there: `ssh-add -` reads it, ssh-agent keeps it until ssh has
+logged in. ssh_config(5), ssh-agent(1), ssh-add(1).
+"""
+
+import os
+import re
+import select
+import socket
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from capkeep.errors import Failure
+from capkeep.kernel.process import Child, spawn
+from capkeep.rooms.rest.store import StoreError
+
+SSH: Final = "/usr/bin/ssh"
+SSH_ADD: Final = "/usr/bin/ssh-add"
+SSH_AGENT: Final = "/usr/bin/ssh-agent"
+PREFIX: Final = "agent-"
+AGENT_SECONDS: Final = 5
+OPTIONS: Final = (
+    "BatchMode=yes", "StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null",
+    "UpdateHostKeys=no", "CheckHostIP=no", "PreferredAuthentications=publickey",
+    "IdentityFile=none", "ConnectTimeout=10", "ServerAliveInterval=20", "ServerAliveCountMax=3",
+    "ClearAllForwardings=yes", "ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no",
+    "ControlMaster=no", "ControlPath=none", "Compression=no", "LogLevel=ERROR",
+)  # fmt: skip
+
+_DENIED: Final = re.compile(
+    r"permission denied|host key verification failed|host key is known"
+    r"|identification has changed|too many authentication|libcrypto|invalid format|passphrase",
+    re.IGNORECASE,
+)
+
+
+class Login(NamedTuple):
+    """Where to log in, and how."""
+
+    host: str
+    port: int  # 0: 22
+    user: str  # "": the vault's own name
+    known_hosts: str
+    identity: str  # the private key itself
+
+
+class Ssh:
+    """A running ssh with its end of the sftp subsystem. Close it."""
+
+    def __init__(self, login: Login, folder: str) -> None:
+        os.makedirs(folder, 0o700, exist_ok=True)
+        self._folder = folder
+        self._said: deque[str] = deque(maxlen=20)
+        self._words_read, self._words = os.pipe()
+        self._hearing = False
+        self._children: list[Child] = []
+        self._agent = ""
+        self._login = login
+        self.sock: socket.socket | None = None
+
+    def start(self) -> socket.socket:
+        """Start the agent, then ssh; what is said on the socket is SFTP. Raises StoreError."""
+        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": self._folder}
+        try:
+            environment["SSH_AUTH_SOCK"] = self._start_agent(environment)
+            near, far = socket.socketpair()
+            with far:
+                end = far.fileno()
+                self._children.append(
+                    spawn(
+                        self._argv(), env=environment, stdin=end, stdout=end,
+                        stderr=self._words, cwd=self._folder,
+                    )
+                )  # fmt: skip
+        except OSError as error:
+            raise StoreError(Failure.UNREACHABLE, f"ssh cannot be started: {error}") from error
+        finally:
+            self._hear()  # a thread: only once all programs have been started
+        self.sock = near
+        return near
+
+    def _argv(self) -> list[str]:
+        login = self._login
+        hosts = login.known_hosts.replace("%", "%%")
+        options = (*OPTIONS, f'UserKnownHostsFile="{hosts}"', *_named(login))
+        flags = [flag for option in options for flag in ("-o", option)]
+        return [SSH, "-F", "none", *flags, "-T", "-x", "-a", "-s", "--", login.host, "sftp"]
+
+    def _start_agent(self, environment: dict[str, str]) -> str:
+        self._agent = f"{PREFIX}{os.urandom(8).hex()}"
+        argv = [SSH_AGENT, "-D", "-a", self._agent]
+        agent = spawn(argv, env=environment, stderr=self._words, cwd=self._folder)
+        self._children.append(agent)
+        self._await_agent(agent)
+        key = os.memfd_create("identity", os.MFD_CLOEXEC)
+        try:
+            os.write(key, self._login.identity.rstrip("\n").encode() + b"\n")
+            os.lseek(key, 0, os.SEEK_SET)
+            add = spawn(
+                [SSH_ADD, "-q", "-"], env={**environment, "SSH_AUTH_SOCK": self._agent},
+                stdin=key, stderr=self._words, cwd=self._folder,
+            )  # fmt: skip
+            self._children.append(add)
+            if add.wait(AGENT_SECONDS) != 0:
+                self._hear()
+                raise StoreError(Failure.DENIED, f"the identity is no usable key: {self.words()}")
+        except TimeoutError as error:
+            raise StoreError(Failure.DENIED, "the identity could not be loaded in time") from error
+        finally:
+            os.close(key)
+        return self._agent
+
+    def _await_agent(self, agent: Child) -> None:
+        """Until the agent's socket is there. Raises OSError."""
+        deadline = time.monotonic() + AGENT_SECONDS
+        while not os.path.exists(f"{self._folder}/{self._agent}"):
+            if agent.poll() is not None or time.monotonic() > deadline:
+                raise OSError("ssh-agent does not start")
+            select.select([], [], [], 0.005)
+
+    def forget_key(self) -> None:
+        """Once logged in, nobody needs the key any more."""
+        if self._children:
+            self._children[0].kill(1)
+        with suppress(OSError):
+            os.unlink(f"{self._folder}/{self._agent}")
+
+    def _hear(self) -> None:
+        if not self._hearing:
+            self._hearing = True
+            threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with open(self._words_read, encoding="utf-8", errors="replace") as words:
+            for line in words:
+                if line.strip():
+                    self._said.append(line.strip())
+                with suppress(OSError):
+                    os.write(2, f"ssh: {line}".encode())
+
+    def words(self) -> str:
+        """ssh's last words."""
+        time.sleep(0.05)  # they come through a pipe, the end of the connection through a socket
+        return self._said[-1] if self._said else ""
+
+    def explain(self, otherwise: str) -> StoreError:
+        """Why the connection is gone."""
+        words = self.words()
+        failure = Failure.DENIED if _DENIED.search(" ".join(self._said)) else Failure.UNREACHABLE
+        return StoreError(failure, f"{self._login.host}: {words or otherwise}")
+
+    def close(self) -> None:
+        """End all of it; safe to call again."""
+        if self.sock is not None:
+            self.sock.close()
+        for child in self._children:
+            child.kill(1)
+        if self._agent:
+            self.forget_key()
+        if self._words >= 0:
+            os.close(self._words)
+            self._words = -1
+
+
+def _named(login: Login) -> tuple[str, ...]:
+    """Options that are given only where the location says something."""
+    port = (f"Port={login.port}",) if login.port else ()
+    return (*port, f"User={login.user}") if login.user else port
+
+
+def remove_dead_agents(folder: str) -> None:
+    """Sockets of agents that were killed with their vault."""
+    with suppress(OSError):
+        for entry in os.listdir(folder):
+            if not entry.startswith(PREFIX):
+                continue
+            fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    if probe.connect_ex(f"/proc/self/fd/{fd}/{entry}") != 0:
+                        os.unlink(entry, dir_fd=fd)
+            finally:
+                os.close(fd)
