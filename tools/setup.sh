@@ -36,7 +36,7 @@ make_venv() {
     say "installing locked Python packages in $venv"
     rm -rf "$venv"
     /usr/bin/python3 -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes -r "$lock" >&2
+    "$venv/bin/pip" install -qq --disable-pip-version-check --require-hashes -r "$lock" >&2
     printf '%s\n' "$want" >"$venv/lock.sum"
   fi
   source=$(find src pyproject.toml README.md LICENSE -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum)
@@ -44,7 +44,7 @@ make_venv() {
   if [ "$source" != "$have" ]; then
     say "building capkeep and installing it in $venv"
     rm -f "$venv/source.sum"
-    "$venv/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall . >&2
+    "$venv/bin/pip" install -qq --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall . >&2
     printf '%s\n' "$source" >"$venv/source.sum"
   fi
   exec 9>&-
