@@ -101,8 +101,10 @@ class Doors:
     def _reap(self, child: object) -> None:
         assert isinstance(child, Child)
         self._selector.unregister(child)
-        del self._living[child]
-        child.poll()
+        name = self._living.pop(child)
+        code = child.poll()
+        if code:
+            print(f"doors: {name or 'a vault'} ended with {code}", file=sys.stderr, flush=True)
 
 
 class StopFlag:

@@ -1,5 +1,6 @@
 """Read the compiled plan that `apply` left, and refuse one that anybody else could have written."""
 
+import json
 import os
 import stat
 
@@ -31,7 +32,7 @@ def load_plan(places: Places) -> Plan:
             f"{path} could have been written by others than root",
             hint="find out who changed it, then run `capkeep apply` again",
         )
-    head = codec.json.loads(text)
+    head = json.loads(text)
     if isinstance(head, dict) and head.get("version") != PLAN_VERSION:
         raise RefusedError(
             f"{path} was written by capkeep {head.get('capkeep_version')}",

@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -76,21 +76,29 @@ class EngineRoom:
 
     def prove(self) -> None:
         """Tell the caller what the kernel says of this room. Raises StepError if it is weak."""
-        self._report_proof("room", read_facts(None, self.brief.host_namespaces))
+        self._tell_proof("room", self._proven("room", None))
 
-    def _report_proof(self, process: str, facts: Facts) -> None:
-        found = weaker(facts, self.brief.room, self.brief.mode, process)
+    def _tell_proof(self, process: str, facts: Facts) -> None:
         self.tell({
-            "event": "proof", "process": process, "facts": codec.to_plain(facts),
-            "weaker": list(found),
+            "event": "proof", "process": process, "facts": codec.to_plain(facts), "weaker": [],
         })  # fmt: skip
+
+    def _proven(self, process: str, pid: int | None) -> Facts:
+        """A process's kernel facts. Raises StepError, after telling them, if they are weak."""
+        facts = read_facts(pid, self.brief.host_namespaces)
+        found = weaker(facts, self.brief.room, self.brief.mode, process)
         if found:
+            self.tell({
+                "event": "proof", "process": process, "facts": codec.to_plain(facts),
+                "weaker": list(found),
+            })  # fmt: skip
             raise StepError(
                 Failure.WEAKENED,
                 f"{self.brief.room.name} ({process}) is weaker than its grant: {'; '.join(found)}",
                 hint="nothing was started; `capkeep apply` renews the rooms, and the kernel or a"
                 " container around this host may be what takes the protection away",
             )
+        return facts
 
     # -- caller
 
@@ -199,8 +207,9 @@ class EngineRoom:
             os.close(out_write)
             os.close(err_write)
         try:
-            self._report_proof("engine", read_facts(child.pid, self.brief.host_namespaces))
+            held = self._proven("engine", child.pid)
             child.release()
+            self._tell_proof("engine", self._running(child, held))
             yield Engine(self, child, out_read, err_read)
         except OSError as error:
             raise StepError(Failure.ENGINE, f"the engine cannot be started: {error}") from error
@@ -208,6 +217,17 @@ class EngineRoom:
             child.kill()
             os.close(out_read)
             os.close(err_read)
+
+    def _running(self, child: Child, held: Facts) -> Facts:
+        """The engine's facts now that it is the engine; those from before if it has ended already.
+
+        Only now may we, its parent, also read its namespaces: until its exec it was a copy of this
+        program, whose memory is hidden (PR_SET_DUMPABLE).
+        """
+        try:
+            return self._proven("engine", child.pid)
+        except OSError:
+            return held
 
     def _confine_with_network(self) -> None:
         """An engine that was explicitly given the network keeps sockets, and nothing else."""
@@ -236,13 +256,12 @@ class Engine:
         """
         next_tick = time.monotonic() + 1
         while self._open:
-            watched = [*self._open, self._room.caller]
-            if self._room.wire is not None:
-                watched.append(self._room.wire)
+            caller, wire = self._room.caller.fileno(), self._room.wire
+            watched = [*self._open, caller, *([wire.fileno()] if wire else [])]
             for ready in select.select(watched, [], [], 1.0)[0]:
-                if isinstance(ready, int):
+                if ready in self._open:
                     self._read(ready, on_line)
-                elif ready is self._room.caller:
+                elif ready == caller:
                     self._hear_caller()
                 else:
                     self._hear_vault()
@@ -299,7 +318,7 @@ class Engine:
 
 
 def serve(
-    actions: dict[str, Callable[[EngineRoom, Message], Message]], profile: seccomp.Profile
+    actions: Mapping[str, Callable[[EngineRoom, Message], Message]], profile: seccomp.Profile
 ) -> int:
     """A room's whole life: brief, proof, wire, one request, one result."""
     hide_memory()
@@ -317,7 +336,7 @@ def serve(
 
 
 def _answer(
-    room: EngineRoom, actions: dict[str, Callable[[EngineRoom, Message], Message]]
+    room: EngineRoom, actions: Mapping[str, Callable[[EngineRoom, Message], Message]]
 ) -> Message:
     """The result of the one request: every failure becomes a result with a name."""
     try:

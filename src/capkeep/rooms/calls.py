@@ -15,7 +15,7 @@ from capkeep.engines.base import (
     Unreadable,
     Warned,
 )
-from capkeep.engines.registry import ENGINES
+from capkeep.engines import ENGINES
 from capkeep.errors import StepError
 from capkeep.rooms.base import EngineRoom
 from capkeep.rooms.protocol import Message
@@ -126,8 +126,9 @@ def pass_on(room: EngineRoom, reader: LineReader) -> OnLine:
 
 
 def done(caller: Caller, text: str, summary: Message | None = None, **more: object) -> Message:
-    """The result of a step that succeeded."""
+    """The result of a step that succeeded; ends the wire, so no engine can be called after."""
+    engine = caller.name()
     return {
-        "exit_code": 0, "failure": None, "text": text, "engine": caller.name(),
-        "engine_words": "", "summary": summary or {}, **more,
+        "exit_code": 0, "failure": None, "text": text, "engine": engine, "engine_words": "",
+        "summary": summary or {}, "stored": caller.room.finish_wire(), **more,
     }  # fmt: skip

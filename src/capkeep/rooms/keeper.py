@@ -43,7 +43,6 @@ def check(room: EngineRoom, request: Message) -> Message:
             engine_words="\n".join(found.words),
         )
     caller.raise_for(code, reader.tail)
-    room.finish_wire()
     return done(caller, "no errors were found" + (f", {part} of the data was read" if part else ""))
 
 
@@ -60,7 +59,6 @@ def init(room: EngineRoom, _request: Message) -> Message:
         text = "the repository was made"
     else:
         text = "the repository was there already"
-    room.finish_wire()
     return done(caller, text)
 
 
@@ -71,5 +69,4 @@ def snapshots(room: EngineRoom, _request: Message) -> Message:
     found = caller.engine.parse_snapshots(
         caller.output(caller.engine.snapshots(caller.call), HOUR)
     )
-    room.finish_wire()
     return done(caller, "", snapshots=[s._asdict() for s in found])

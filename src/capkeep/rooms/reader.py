@@ -15,6 +15,7 @@ from capkeep.rooms.calls import Caller
 from capkeep.rooms.protocol import Message
 
 PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
+KINDS: Final = {stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 CAUSES: Final = {
     errno.EACCES: Cause.DENIED, errno.EPERM: Cause.DENIED, errno.ENOENT: Cause.VANISHED,
     errno.ENOTDIR: Cause.VANISHED, errno.EIO: Cause.IO,
@@ -95,7 +96,7 @@ def _source(path: str, mount_points: set[str]) -> Message:
         return {"exists": False, "kind": "", "empty": False, "mount_point": False}
     is_dir = stat.S_ISDIR(state.st_mode)
     empty = is_dir and _is_empty(path)
-    kind = "dir" if is_dir else "file" if stat.S_ISREG(state.st_mode) else "other"
+    kind = KINDS.get(stat.S_IFMT(state.st_mode), "other")
     return {"exists": True, "kind": kind, "empty": empty, "mount_point": path in mount_points}
 
 

@@ -60,7 +60,6 @@ def restore(room: EngineRoom, request: Message) -> Message:
     code = caller.run(command, pass_on(room, reader), DAYS)
     caller.raise_for(code, reader.tail)
     differing = _compare(room, listing, target)
-    room.finish_wire()
     if differing:
         raise StepError(
             Failure.ENGINE,

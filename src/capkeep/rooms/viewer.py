@@ -45,7 +45,6 @@ def ls(room: EngineRoom, request: Message) -> Message:
     room.await_vault()
     code = caller.run(caller.engine.ls(caller.call, snapshot), take, HOURS)
     caller.raise_for(code, tuple(tail[-40:]))
-    room.finish_wire()
     return done(caller, f"{count} entries", {"entries": count})
 
 
@@ -67,7 +66,6 @@ def find(room: EngineRoom, request: Message) -> Message:
         command = caller.engine.find(caller.call, pattern, snapshots=one)
         for match in caller.engine.parse_find(caller.output(command, HOURS)):
             room.tell({"event": "entry", "snapshot": match.snapshot, **match.entry._asdict()})
-    room.finish_wire()
     return done(caller, "")
 
 
@@ -90,5 +88,4 @@ def diff(room: EngineRoom, request: Message) -> Message:
     room.await_vault()
     code = caller.run(caller.engine.diff(caller.call, first, second), take, HOURS)
     caller.raise_for(code, tuple(tail[-40:]))
-    room.finish_wire()
     return done(caller, "", totals)

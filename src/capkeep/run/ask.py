@@ -62,7 +62,7 @@ class Visit:
     ) -> Message:
         heard = time.monotonic()
         while True:
-            ready: list[object] = []
+            ready: list[socket.socket] = []
             if not self._channel.pending():
                 ready = select.select([self._channel.sock, *caller.sockets()], [], [], 1.0)[0]
             now = time.monotonic()

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable
 from typing import Final
 
+from capkeep.engines.base import Cause, Unreadable
 from capkeep.plan.model import Job, Room
 from capkeep.records.model import Finding, FindingKind, Proof
 from capkeep.rooms.protocol import Message
+from capkeep.run.gate import excused, forgiven
 from capkeep.values import parse_glob
 
 KEPT: Final = 10_000  # findings of a kind; the rest is counted
@@ -16,13 +18,16 @@ class Heard:
     """Takes a room's events: keeps proofs and findings, passes everything on to be shown."""
 
     def __init__(self, job: Job | None, room: Room, show: Callable[[Message], None]) -> None:
+        self._job = job
         self._may_miss = tuple(map(parse_glob, job.may_miss if job else ()))
         self._room = room
         self._show = show
-        self.proofs: list[Proof] = []
+        self.proofs: dict[str, Proof] = {}  # by process; an engine may be called more than once
         self.findings: list[Finding] = []
         self.counts: dict[FindingKind, int] = {}
         self.sources: list[Message] = []
+        self.unreadable: list[Unreadable] = []
+        self.unlisted = 0  # unreadable paths that count and are not in the list any more
 
     def take(self, message: Message) -> None:
         """One event."""
@@ -37,23 +42,38 @@ class Heard:
             self._find(FindingKind.LEFT_OUT, message, "detail")
         elif event == "source":
             self.sources.append(message)
-        self._show({**message, "room": self._room.name})
+        if event != "alive":
+            self._show({**message, "room": self._room.name})
 
     def _take_proof(self, message: Message) -> None:
         weaker = message.get("weaker")
-        self.proofs.append(Proof(
-            room=self._room.name, process=str(message.get("process")),
-            facts=json.dumps(message.get("facts")),
+        process = str(message.get("process"))
+        room = self._room.wire.vault if process == "vault" and self._room.wire else self._room.name
+        self.proofs[process] = Proof(
+            room=room, process=process, facts=json.dumps(message.get("facts")),
             weaker=tuple(map(str, weaker)) if isinstance(weaker, list) else (),
-        ))  # fmt: skip
+        )  # fmt: skip
 
     def _take_unreadable(self, message: Message) -> Message:
-        """A path that the job may miss is kept apart, and shown as such."""
-        if any(g.matches(str(message.get("path"))) for g in self._may_miss):
-            self._find(FindingKind.MAY_MISS, message, "detail")
-            return {**message, "event": "may-miss"}
-        self._find(FindingKind.UNREADABLE, message, "detail")
-        return message
+        """A path that the job may miss, or that vanished or changed, is shown as such."""
+        cause = str(message.get("cause"))
+        item = Unreadable(
+            str(message.get("path")), Cause(cause) if cause in list(Cause) else Cause.UNKNOWN,
+            str(message.get("detail")),
+        )  # fmt: skip
+        if excused(self._may_miss, item):
+            kind = FindingKind.MAY_MISS
+        elif self._job is not None and forgiven(self._job, item):
+            kind = FindingKind.WARNING
+        else:
+            kind = FindingKind.UNREADABLE
+        self._find(kind, message, "detail")
+        if self.counts[kind] <= KEPT:
+            self.unreadable.append(item)
+        elif kind is FindingKind.UNREADABLE:
+            self.unlisted += 1
+        shown = {FindingKind.UNREADABLE: "unreadable", FindingKind.MAY_MISS: "may-miss"}
+        return {**message, "event": shown.get(kind, "fleeting")}
 
     def _find(self, kind: FindingKind, message: Message, detail: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1

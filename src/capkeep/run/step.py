@@ -1,23 +1,17 @@
 """One step in one room: ask, listen, judge, record."""
 
-import json
 import time
-from collections.abc import Callable
-from typing import Final
 
 from capkeep.errors import Failure, StepError
-from capkeep.plan.model import Job, Places, Room, RoomKind
+from capkeep.plan.model import Job, Places, Room
 from capkeep.records.logs import LogWriter
-from capkeep.records.model import Finding, FindingKind, Outcome, Proof, Run, Step, Totals
+from capkeep.records.model import Run, Step, Totals
 from capkeep.records.store import Recorder
 from capkeep.rooms.protocol import Message
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller
 from capkeep.run.heard import Heard
-from capkeep.run.verdict import judge
-
-LOGGED: Final = frozenset(("progress",))  # events that are shown and not kept
-
+from capkeep.run import verdict
 
 class Ledger:
     """Where a run is written down: the record, the log, and the caller's screen. A context."""
@@ -84,23 +78,32 @@ def carry_out(
             )
     except StepError as error:
         result = result_of(error)
-    before = ledger.recorder.previous_complete_totals(job.name, room.repository) if job else None
-    verdict = judge(job, room, heard, result, before)
-    ledger.reasons = (*ledger.reasons, *verdict.reasons)
+    found = _judge(ledger, job, room, heard, result)
+    ledger.reasons = (*ledger.reasons, *found.reasons)
     ended = step._replace(
-        outcome=verdict.outcome, failure=verdict.failure, text=verdict.text,
+        outcome=found.outcome, failure=found.failure, text=found.text,
         exit_code=_maybe_int(result.get("exit_code")), engine=str(result.get("engine") or ""),
         snapshot=str(result.get("snapshot") or ""), totals=totals_of(result),
         engine_words=str(result.get("engine_words") or ""),
     )  # fmt: skip
-    for proof in heard.proofs:
+    for proof in heard.proofs.values():
         ledger.recorder.add_proof(step, proof)
     ledger.recorder.add_findings(step, heard.findings)
     done = ledger.recorder.end_step(ended)
     ledger.tell({"event": "step-end", **done._asdict(), "totals": done.totals._asdict(),
-                 "reasons": list(verdict.reasons), "hint": str(result.get("hint") or ""),
+                 "reasons": list(found.reasons), "hint": str(result.get("hint") or ""),
                  "stored": result.get("stored"), "engine_network": room.grant.network})  # fmt: skip
     return done
+
+
+def _judge(
+    ledger: Ledger, job: Job | None, room: Room, heard: Heard, result: Message
+) -> verdict.StepVerdict:
+    if job is None:
+        return verdict.plain(result)
+    before = ledger.recorder.previous_complete_totals(job.name, room.repository)
+    dry_run = ledger.run.action == "dry-run"
+    return verdict.backup(job, heard, result, before, dry_run=dry_run)
 
 
 def result_of(error: StepError) -> Message:
