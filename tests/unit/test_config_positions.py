@@ -3,7 +3,7 @@
 import json
 import tomllib
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capkeep.config.positions import line_index
@@ -86,6 +86,7 @@ def inline(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+@settings(database=None)  # a checkout may be read-only
 @given(st.dictionaries(KEYS, st.dictionaries(KEYS, VALUES, max_size=4), max_size=4))
 def test_every_key_of_any_document_has_its_line(data: dict[str, dict[str, object]]) -> None:
     lines: list[str] = []
@@ -114,6 +115,7 @@ def acceptable(text: str) -> bool:
     return True
 
 
+@settings(database=None)  # a checkout may be read-only
 @given(st.text("[]{}=.,\"'#\n ab\\1", max_size=40))
 def test_whatever_tomllib_accepts_is_walked(text: str) -> None:
     try:

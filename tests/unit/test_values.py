@@ -4,7 +4,7 @@ import fnmatch
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capkeep.values import (
@@ -44,6 +44,7 @@ def test_not_sizes(text: str) -> None:
     assert caught.value.hint
 
 
+@settings(database=None)  # a checkout may be read-only
 @given(st.integers(0, MAX_SIZE - 1))
 def test_a_printed_size_is_exact(size: int) -> None:
     assert parse_size(format_size(size)) == size
@@ -69,11 +70,13 @@ def test_not_durations(text: str) -> None:
     assert caught.value.hint
 
 
+@settings(database=None)  # a checkout may be read-only
 @given(st.integers(0, MAX_DURATION))
 def test_a_printed_duration_is_exact(seconds: int) -> None:
     assert parse_duration(format_duration(seconds)) == seconds
 
 
+@settings(database=None)  # a checkout may be read-only
 @given(st.text())
 def test_parsers_only_raise_mistakes(text: str) -> None:
     for parse in (
@@ -177,6 +180,7 @@ def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
 NAMES = st.text("ab*?", min_size=1, max_size=5).filter(lambda n: "**" not in n)
 
 
+@settings(database=None)  # a checkout may be read-only
 @given(
     st.lists(NAMES | st.just("**"), min_size=1, max_size=5),
     st.lists(st.text("ab", min_size=1, max_size=4), max_size=6),
