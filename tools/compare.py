@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Compare restored trees with the live ones: bytes, owner, mode, times, attributes, links.
 
-usage: tools/compare.py RESTORED PATH…     (as root; PATH came back as RESTORED/PATH)
+usage: tools/compare.py RESTORED REFERENCE PATH…     (as root; PATH came back as RESTORED/PATH)
 
 Nothing of capkeep is used here: this is the second opinion. Named apart and not counted as
-differences: live files that changed after the restored copy was taken, sockets (no engine restores
+differences: live files that changed after REFERENCE was touched (before the backup), sockets (no engine restores
 them), and files that something is mounted over, since a backup keeps what lies below a mount.
 """
 
@@ -86,15 +86,14 @@ def hard_link_groups(paths: list[bytes], prefix: bytes) -> set[frozenset[bytes]]
 class Comparison:
     """Counts and differences of one comparison."""
 
-    def __init__(self, restored: bytes) -> None:
+    def __init__(self, restored: bytes, reference: str) -> None:
         self.restored = restored
         self.counts: Counter[str] = Counter()
         self.differences: list[str] = []
         self.size = 0
         self.same: list[bytes] = []
         self.mounted = mount_points()
-        # The copy's own creation is the latest moment at which the live file was still the same.
-        self.taken_ns = os.lstat(restored).st_ctime_ns
+        self.taken_ns = os.stat(reference).st_mtime_ns
 
     def look(self, path: bytes) -> None:
         """Compare one path."""
@@ -129,11 +128,11 @@ class Comparison:
 
 def main() -> int:
     """Exit code 1 if anything differs, 2 for wrong usage."""
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 4:
         print(__doc__, file=sys.stderr)
         return 2
-    comparison = Comparison(os.fsencode(os.path.abspath(sys.argv[1])))
-    for root in map(os.fsencode, sys.argv[2:]):
+    comparison = Comparison(os.fsencode(os.path.abspath(sys.argv[1])), sys.argv[2])
+    for root in map(os.fsencode, sys.argv[3:]):
         for path in walk(root, comparison.mounted):
             comparison.look(path)
     comparison.look_at_links()
