@@ -103,6 +103,15 @@ class Records:
             return found
         return tuple(step if step.outcome else _cut_off(step, run) for step in found)
 
+    def last_steps(self, kind: str) -> tuple[Step, ...]:
+        """The last ended step of that kind in each repository."""
+        sql = (
+            f"SELECT run.id, {STEP_COLUMNS} FROM step JOIN run ON run.number = step.run"
+            " WHERE step.number IN (SELECT max(number) FROM step"
+            " WHERE kind = ? AND outcome IS NOT NULL GROUP BY repository) ORDER BY step.repository"
+        )
+        return tuple(map(_step, self._ask(sql, (kind,))))
+
     def proofs(self, step: Step) -> tuple[Proof, ...]:
         """What was proven in a step; nothing for runs of long ago."""
         sql = "SELECT room, process, facts, weaker FROM proof WHERE step = ? ORDER BY rowid"

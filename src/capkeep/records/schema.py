@@ -48,6 +48,7 @@ _MIGRATIONS: Final = (
     ) STRICT;
     CREATE INDEX step_complete ON step (repository, number)
       WHERE outcome = 'complete' AND kind = 'backup';
+    CREATE INDEX step_by_kind ON step (kind, repository, number) WHERE outcome IS NOT NULL;
     CREATE TABLE proof (
       step INTEGER NOT NULL REFERENCES step (number),
       room TEXT NOT NULL, process TEXT NOT NULL, facts TEXT NOT NULL, weaker TEXT NOT NULL
