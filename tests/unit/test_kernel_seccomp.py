@@ -57,7 +57,7 @@ def test_numbers_are_those_of_libseccomp(name: str) -> None:
 def test_each_name_denied_is_denied_and_nothing_else(profile: Profile, arch: Arch) -> None:
     denied, ruled = rules(profile, PID)
     numbers = {n[arch.column] for n in denied.values()}
-    ours = {TABLES[n][arch.column] for n in [*ruled, "clone3"]}
+    ours = {TABLES[n][arch.column] for n in [*ruled, "clone3", "openat2"]}
     code = program(profile, arch, PID)
     assert len(code) // 8 <= 4096  # BPF_MAXINSNS
     for number in range(syscalls.HORIZON):
@@ -135,3 +135,15 @@ def test_only_restoring_changes_owners_and_links() -> None:
     assert ask(Profile.RESTORE, "linkat") == ALLOW
     assert ask(Profile.RESTORE, "mknodat") == ALLOW
     assert ask(Profile.RESTORE, "open_by_handle_at") == DENY
+
+
+def test_a_reading_engine_leaves_no_setuid_program() -> None:
+    assert ask(Profile.READ, "chmod", 0, 0o755) == ALLOW
+    assert ask(Profile.READ, "chmod", 0, 0o4755) == DENY
+    assert ask(Profile.READ, "fchmodat", 0, 0, 0o2755) == DENY
+    creat = 0o101
+    assert ask(Profile.READ, "openat", 0, 0, creat, 0o600) == ALLOW
+    assert ask(Profile.READ, "openat", 0, 0, creat, 0o4700) == DENY
+    assert ask(Profile.READ, "openat", 0, 0, 0, 0o4700) == ALLOW  # nothing is made
+    assert ask(Profile.READ, "openat2") == ABSENT
+    assert ask(Profile.RESTORE, "chmod", 0, 0o4755) == ALLOW

@@ -46,22 +46,23 @@ def write_rights(version: int) -> int:
 
 def restrict(
     writable: Sequence[str],
-    connect_ports: Sequence[int],
+    connect_ports: Sequence[int] | None,
     *,
     special: Sequence[str] = ("/dev/null",),
 ) -> int:
     """Confine this process and its children for ever; returns the ABI in force, 0 for none.
 
     `writable` are directories or files; `special` are device files that may be written where they
-    exist. TCP (from ABI 4): no bind, connect only to `connect_ports`. From ABI 6: no abstract
-    sockets and no signals to processes outside. Raises OSError when a path of `writable` is
-    missing, or when the kernel has Landlock and refuses.
+    exist. TCP (from ABI 4): no bind, connect only to `connect_ports`; None for those who were
+    granted the network. From ABI 6: no abstract sockets and no signals to processes outside.
+    Raises OSError when a path of `writable` is missing, or when the kernel has Landlock and
+    refuses.
     """
     version = abi()
     if not version:
         return 0
     handled = write_rights(version)
-    ruleset = _create(version, handled)
+    ruleset = _create(version, handled, tcp=connect_ports is not None)
     try:
         for path in writable:
             _allow_path(ruleset, path, handled)
@@ -69,7 +70,7 @@ def restrict(
             if os.path.exists(path):
                 _allow_path(ruleset, path, handled)
         if version >= 4:
-            for port in connect_ports:
+            for port in connect_ports or ():
                 rule = struct.pack("QQ", _CONNECT_TCP, port)
                 libc.syscall(f"port {port}", _ADD_RULE, ruleset, _RULE_PORT, rule, 0)
         libc.prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
@@ -79,10 +80,10 @@ def restrict(
     return version
 
 
-def _create(version: int, handled: int) -> int:
+def _create(version: int, handled: int, *, tcp: bool) -> int:
     attributes = struct.pack("Q", handled)
     if version >= 4:
-        attributes += struct.pack("Q", _BIND_TCP | _CONNECT_TCP)
+        attributes += struct.pack("Q", _BIND_TCP | _CONNECT_TCP if tcp else 0)
     if version >= 6:
         attributes += struct.pack("Q", _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL)
     return libc.syscall("landlock", _CREATE_RULESET, attributes, len(attributes), 0)

@@ -48,6 +48,7 @@ class Condition(NamedTuple):
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF
     none_of: bool = False
+    suffices: bool = False  # if it holds, nothing else is asked
 
 
 Rules = dict[str, tuple[Condition, ...]]
@@ -63,6 +64,29 @@ _CLONE_THREAD: Final = 0x00010000
 # TIOCSTI, TIOCLINUX put words into a terminal's mouth; FIOSETOWN, SIOCSPGRP aim SIGIO at others.
 _IOCTLS: Final = (0x5412, 0x541C, 0x8901, 0x8902)
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # SIGIO of any number to any process of the user
+
+_O_CREAT, _SETID_BITS = 0o100, 0o6000
+
+
+def _plain(argument: int) -> Condition:
+    """A mode without the bits that would lend this user's rights to whoever runs the file."""
+    return Condition(argument, (0,), _SETID_BITS)
+
+
+def _creating(flags: int) -> Condition:
+    """Without O_CREAT the kernel does not look at the mode, which may then be anything."""
+    return Condition(flags, (0,), _O_CREAT, suffices=True)
+
+
+_NO_SETID: Final[Rules] = {
+    "chmod": (_plain(1),),
+    "fchmod": (_plain(1),),
+    "fchmodat": (_plain(2),),
+    "fchmodat2": (_plain(2),),
+    "creat": (_plain(1),),
+    "open": (_creating(1), _plain(2)),
+    "openat": (_creating(2), _plain(3)),
+}
 
 _ROOM_RULES: Final[Rules] = {
     "socket": (
@@ -92,8 +116,9 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
         "kill": (own,),
         "tgkill": (own,),
     }
-    changing = CHANGING if profile is Profile.READ else {}
-    return NEVER | ENGINE | changing, engine
+    if profile is Profile.RESTORE:
+        return NEVER | ENGINE, engine
+    return NEVER | ENGINE | CHANGING, engine | _NO_SETID
 
 
 # -- the program: struct sock_filter { u16 code; u8 jt; u8 jf; u32 k; }
@@ -116,11 +141,16 @@ def program(profile: Profile, arch: Arch, pid: int) -> bytes:
         _op(_LOAD, _ARCH), _op(_JEQ, arch.audit, 1), deny,
         _op(_LOAD, _NR), *([_op(_JGE, arch.alien, 0, 1), deny] if arch.alien else []),
         _op(_JGE, HORIZON, 0, 1), _op(_RETURN, _ERRNO | ENOSYS),
-        # glibc and Go fall back to clone, whose flags are not behind a pointer.
-        _op(_JEQ, RULED["clone3"][arch.column], 0, 1), _op(_RETURN, _ERRNO | ENOSYS),
     ]  # fmt: skip
+    # Programs fall back to clone and openat, whose flags are not behind a pointer.
+    absent = ("clone3", "openat2") if profile is Profile.READ else ("clone3",)
+    for name in absent:
+        number = RULED[name][arch.column]
+        out += [_op(_JEQ, number, 0, 1), _op(_RETURN, _ERRNO | ENOSYS)]
     for name, conditions in ruled.items():
         number = RULED[name][arch.column]
+        if number < 0:
+            continue
         body = [part for c in conditions for part in _check(c)]
         out += [_op(_JEQ, number, 0, len(body) + 1), *body, _op(_RETURN, _ALLOW)]
     out += _deny_all(sorted(n[arch.column] for n in denied.values() if n[arch.column] >= 0))
@@ -129,7 +159,10 @@ def program(profile: Profile, arch: Arch, pid: int) -> bytes:
 
 
 def _check(condition: Condition) -> list[bytes]:
-    """Return EPERM unless the condition holds; fall through if it does."""
+    """Return EPERM unless the condition holds; fall through if it does.
+
+    One that suffices returns "allowed" if it holds, and falls through if it does not.
+    """
     out = [_op(_LOAD, _ARGS + 8 * condition.argument)]
     if condition.mask != 0xFFFFFFFF:
         out.append(_op(_AND, condition.mask))
@@ -137,6 +170,8 @@ def _check(condition: Condition) -> list[bytes]:
     deny = _op(_RETURN, _ERRNO | EPERM)
     for i, value in enumerate(condition.values):
         out.append(_op(_JEQ, value, count - i))
+    if condition.suffices:
+        return [*out, _op(_JUMP, 1), _op(_RETURN, _ALLOW)]
     return [*out, _op(_JUMP, 1), deny] if condition.none_of else [*out, deny]
 
 
