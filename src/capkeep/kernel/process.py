@@ -53,7 +53,10 @@ class Child:
 
     def release(self) -> None:
         """Let a held child become its program. Raises OSError if the program cannot be run."""
-        os.write(self._go, b"g")
+        try:
+            os.write(self._go, b"g")
+        except BrokenPipeError:
+            pass  # a child that is not held has closed its end already; a dead one is seen below
         self._close_pipes(_read_status(self._status))
 
     def _close_pipes(self, report: bytes) -> None:
