@@ -265,6 +265,9 @@ class Engine(Protocol):
     ) -> Command:
         """Make a snapshot. An empty parent lets the engine choose."""
 
+    def literal(self, path: str) -> str:
+        """An exclude pattern that means this path, whatever characters it has, and what is below."""
+
     def check(self, call: Call, *, read_data: str = "") -> Command:
         """Check a repository; `read_data` is how much content: "", "all", "10%", "1/7", "5G"."""
 

@@ -82,6 +82,9 @@ class Restic:
         options += [f"--exclude={p}" for p in (*what.exclude, *_rooms_own(what.include))]
         return _command(call, "backup", *options, "--", *what.include)
 
+    def literal(self, path: str) -> str:
+        return _literal(path)
+
     def check(self, call: Call, *, read_data: str = "") -> Command:
         subset = "100%" if read_data == "all" else read_data
         options = [f"--read-data-subset={subset}"] if subset else []

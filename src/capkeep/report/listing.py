@@ -30,7 +30,7 @@ def show(entry: Message, *, as_json: bool, long: bool) -> None:
 
 def _long(fields: Message) -> str:
     mode, size, mtime = fields.get("mode"), fields.get("size"), fields.get("mtime")
-    bits = KINDS.get(str(fields.get("type")), 0) | (mode if isinstance(mode, int) else 0) & 0o7777
+    bits = KINDS.get(str(fields.get("kind")), 0) | (mode if isinstance(mode, int) else 0) & 0o7777
     when = str(mtime)[:16].replace("T", " ")
     shown = size if isinstance(size, int) else 0
     return f"{stat.filemode(bits)} {fields.get('uid')!s:>5} {fields.get('gid')!s:>5} {shown:>12} {when}"

@@ -203,6 +203,10 @@ class EngineRoom:
                 argv, env=env, stdout=out_write, stderr=err_write, cwd=cwd, hold=True,
                 prepare=confine or self._confine_with_network,
             )  # fmt: skip
+        except OSError as error:
+            os.close(out_read)
+            os.close(err_read)
+            raise StepError(Failure.ENGINE, f"the engine cannot be started: {error}") from error
         finally:
             os.close(out_write)
             os.close(err_write)

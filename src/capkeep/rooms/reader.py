@@ -6,7 +6,17 @@ import stat
 import time
 from typing import Final
 
-from capkeep.engines.base import Cause, Event, Progress, Said, Seen, Summary, Unreadable, Warned
+from capkeep.engines.base import (
+    Cause,
+    Engine,
+    Event,
+    Progress,
+    Said,
+    Seen,
+    Summary,
+    Unreadable,
+    Warned,
+)
 from capkeep.errors import Failure, StepError
 from capkeep.kernel import mounts, seccomp
 from capkeep.plan.model import Job, Mode
@@ -44,7 +54,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
             hearing.take(event)
 
     room.await_vault()
-    command = caller.engine.backup(caller.call, _visible(room, job), dry_run=dry_run)
+    command = caller.engine.backup(caller.call, _visible(room, caller.engine, job), dry_run=dry_run)
     code = caller.run(command, take, job.timeout_seconds)
     found = caller.engine.diagnose(code, reader.tail, backup=True)
     engine = caller.name()
@@ -59,7 +69,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     }
 
 
-def _visible(room: EngineRoom, job: Job) -> Job:
+def _visible(room: EngineRoom, engine: Engine, job: Job) -> Job:
     """The job as the engine gets it: sources that exist, the canary among them.
 
     Where the view cannot leave mounts out (user mode) excludes do.
@@ -71,9 +81,21 @@ def _visible(room: EngineRoom, job: Job) -> Job:
         )
     if job.canary and not any(_is_below(job.canary, p) for p in include):
         include.append(job.canary)
-    hidden = room.brief.left_out if room.brief.mode is Mode.USER else ()
-    exclude = (*job.exclude, *(f"{point}/*" for point, _ in hidden))
+    shown = room.brief.left_out if room.brief.mode is Mode.USER else ()
+    exclude = (
+        *job.exclude,
+        *(f"{engine.literal(point)}/*" for point, _ in shown),
+        *(engine.literal(path) for path in _hidden(room, job)),
+    )
     return job._replace(include=tuple(include), exclude=exclude)
+
+
+def _hidden(room: EngineRoom, job: Job) -> list[str]:
+    """What lies below a source and is hidden from this room: secrets, repositories, caches.
+
+    Left out of the snapshot altogether, so that it never claims to hold them.
+    """
+    return [p for p in room.brief.room.grant.hide if any(_is_below(p, i) for i in job.include)]
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -87,6 +109,9 @@ def _report_sources(room: EngineRoom, job: Job) -> None:
         room.tell({"event": "source", "path": path, **_source(path, points)})
     for point, reason in room.brief.left_out:
         room.tell({"event": "left-out", "path": point, "detail": reason})
+    for path in _hidden(room, job):
+        if os.path.lexists(path):
+            room.tell({"event": "left-out", "path": path, "detail": "hidden from the reader"})
 
 
 def _source(path: str, mount_points: set[str]) -> Message:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from capkeep.engines.base import Change, DiffTotals
+from capkeep.errors import Failure, StepError
 from capkeep.kernel import seccomp
 from capkeep.rooms.base import EngineRoom, option, option_list, serve
 from capkeep.rooms.calls import Caller, done
@@ -69,9 +70,19 @@ def find(room: EngineRoom, request: Message) -> Message:
     return done(caller, "")
 
 
+def _newest(caller: Caller) -> str:
+    """The id of the newest snapshot: not every engine's diff knows `latest`."""
+    listed = caller.engine.parse_snapshots(
+        caller.output(caller.engine.snapshots(caller.call), HOURS)
+    )
+    if not listed:
+        raise StepError(Failure.CONFLICT, "the repository holds no snapshot yet")
+    return listed[-1].id
+
+
 def diff(room: EngineRoom, request: Message) -> Message:
     """What changed from one snapshot to another."""
-    first, second = snapshot_name(request, "first"), snapshot_name(request, "second")
+    names = snapshot_name(request, "first"), snapshot_name(request, "second")
     caller = Caller(room)
     tail: list[str] = []
     totals: Message = {}
@@ -86,6 +97,7 @@ def diff(room: EngineRoom, request: Message) -> Message:
             tail.append(line.decode(errors="replace"))
 
     room.await_vault()
+    first, second = (_newest(caller) if name == "latest" else name for name in names)
     code = caller.run(caller.engine.diff(caller.call, first, second), take, HOURS)
     caller.raise_for(code, tuple(tail[-40:]))
     return done(caller, "", totals)
