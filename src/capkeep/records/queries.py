@@ -173,12 +173,12 @@ class Records:
             latest=latest,
             last_complete=complete,
             running=begun[0] if begun and begun[0].outcome is None else None,
-            totals=self._sum(complete.id) if complete else Totals(),
+            totals=self._largest(complete.id) if complete else Totals(),
         )
 
-    def _sum(self, run_id: str) -> Totals:
-        sums = ", ".join(f"coalesce(sum(step.{name}), 0)" for name in Totals._fields)
-        sql = f"SELECT {sums} FROM step JOIN run ON run.number = step.run WHERE run.id = ?"
+    def _largest(self, run_id: str) -> Totals:
+        most = ", ".join(f"coalesce(max(step.{name}), 0)" for name in Totals._fields)
+        sql = f"SELECT {most} FROM step JOIN run ON run.number = step.run WHERE run.id = ?"
         return Totals(*map(_int, self._ask(sql, (run_id,))[0]))
 
     def _step_number(self, step: Step) -> int:
