@@ -98,13 +98,12 @@ def _remove(args: argparse.Namespace) -> int:
 
 def _doors(args: argparse.Namespace) -> int:
     from capkeep.host.doors import Doors, StopFlag
-    from capkeep.plan.load import load_plan
 
     _must_be_root(args)
     places = resolve(args)
     flag = StopFlag()
     flag.install()
-    with Doors(load_plan(places), exit_when_idle=args.exit_when_idle) as doors:
+    with Doors(places, exit_when_idle=args.exit_when_idle) as doors:
         count = doors.open()
         print(f"{count} doors are open in {places.run}", file=sys.stderr, flush=True)
         doors.serve(flag)

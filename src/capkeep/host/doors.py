@@ -19,7 +19,8 @@ from typing import Final
 from capkeep.errors import CapkeepError, Failure, RefusedError
 from capkeep.host.start import start
 from capkeep.kernel.process import Child
-from capkeep.plan.model import Door, Plan, Room
+from capkeep.plan.load import load_plan
+from capkeep.plan.model import Door, Places, Room
 from capkeep.rooms.protocol import encode
 
 BACKLOG: Final = 16
@@ -28,41 +29,70 @@ BACKLOG: Final = 16
 class Doors:
     """Listeners, and the rooms behind them. Use as a context: leaving closes and ends them all."""
 
-    def __init__(self, plan: Plan, *, exit_when_idle: float = 0) -> None:
-        self.plan = plan
+    def __init__(self, places: Places, *, exit_when_idle: float = 0) -> None:
+        """Raises RefusedError where there is no plan, or where the doors are open already."""
+        self.plan = load_plan(places)
+        self._stamp = _stamp(places.plan)
         self.exit_when_idle = exit_when_idle
         self._selector = selectors.DefaultSelector()
+        self._listeners: dict[Door, socket.socket] = {}
         self._living: dict[Child, str] = {}  # child → its room's name; "" for a vault
-        self._lock = _take_lock(plan.places.run)
+        self._lock = _take_lock(places.run)
         self._idle_since = time.monotonic()
 
     def __enter__(self) -> "Doors":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, socket.socket):
-                key.fileobj.close()
-        for room in self.plan.rooms:
-            if room.door:
-                _unlink(room.door.path)
+        for door, listener in self._listeners.items():
+            listener.close()
+            _unlink(door.path)
         for child in self._living:
             child.kill()
         self._selector.close()
         os.close(self._lock)
 
     def open(self) -> int:
-        """Listen on every door; returns how many. Raises OSError."""
-        rooms = [r for r in self.plan.rooms if r.door]
-        for room in rooms:
-            assert room.door is not None
-            self._selector.register(_listen(room.door), selectors.EVENT_READ, room)
+        """Listen on every door of the plan and on no other; returns how many. Raises OSError.
+
+        A door that stays as it was is not closed in between, so that no caller is turned away.
+        """
+        rooms = {r.door: r for r in self.plan.rooms if r.door}
+        for door in self._listeners.keys() - rooms.keys():
+            listener = self._listeners.pop(door)
+            self._selector.unregister(listener)
+            listener.close()
+            if door.path not in {d.path for d in rooms}:
+                _unlink(door.path)
+        for door, room in rooms.items():
+            if door in self._listeners:
+                self._selector.modify(self._listeners[door], selectors.EVENT_READ, room)
+            else:
+                listener = self._listeners[door] = _listen(door)
+                self._selector.register(listener, selectors.EVENT_READ, room)
         return len(rooms)
+
+    def _follow_plan(self) -> None:
+        """Take over a plan that `apply` has written since; keep the old one if it is not usable."""
+        stamp = _stamp(self.plan.places.plan)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self.plan = load_plan(self.plan.places)
+            count = self.open()
+            print(f"doors: a new plan, {count} doors", file=sys.stderr, flush=True)
+        except (OSError, CapkeepError) as error:
+            print(f"doors: the new plan is not used: {error}", file=sys.stderr, flush=True)
 
     def serve(self, should_stop: "StopFlag") -> None:
         """Open rooms for callers until asked to stop, or until idle for long enough."""
         while not should_stop.stop and not self._idle_for_long():
-            for key, _ in self._selector.select(timeout=1.0):
+            ready = self._selector.select(timeout=1.0)
+            self._follow_plan()
+            for key in (self._selector.get_map().get(k.fileobj) for k, _ in ready):
+                if key is None:
+                    continue  # its door has just been closed
                 if isinstance(key.data, Room):
                     self._answer(key.fileobj, key.data)
                 else:
@@ -120,6 +150,15 @@ class StopFlag:
 
     def _handle(self, *_: object) -> None:
         self.stop = True
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Changes whenever the file is replaced."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (state.st_ino, state.st_mtime_ns)
 
 
 def _take_lock(run_dir: str) -> int:
