@@ -27,7 +27,13 @@ KINDS: Final = {
     "dir": stat.S_IFDIR, "file": stat.S_IFREG, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO,
     "dev": stat.S_IFBLK, "chardev": stat.S_IFCHR,
 }  # fmt: skip
-TIME: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
+UNKNOWN: Final = "\ufffd"
+NOT_UTF8: Final = re.compile(
+    "[\udc80-\udcff]"
+)  # how Python holds a byte that is not UTF-8 (PEP 383)
+TIME: Final = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)"
+)
 
 
 def main() -> int:
@@ -121,11 +127,11 @@ def _refuse_conflicts(room: EngineRoom, listing: _Listing, target: str) -> None:
     """Nothing that is there already is replaced unasked. Raises StepError."""
     count = 0
     for entry in listing:
-        place = target + entry.path
-        if os.path.lexists(place) and not (entry.kind == "dir" and os.path.isdir(place)):
-            count += 1
-            if count <= CONFLICTS_TOLD:
-                room.tell({"event": "conflict", "path": place})
+        for place in places(target, entry.path):
+            if os.path.lexists(place) and not (entry.kind == "dir" and os.path.isdir(place)):
+                count += 1
+                if count <= CONFLICTS_TOLD:
+                    room.tell({"event": "conflict", "path": place})
     if count:
         raise StepError(
             Failure.CONFLICT,
@@ -138,7 +144,9 @@ def _compare(room: EngineRoom, listing: _Listing, target: str) -> int:
     """How many entries differ from the snapshot; tells the caller of each."""
     count = 0
     for entry in listing:
-        differences = list(_differences(entry, target + entry.path))
+        # Names that the engine cannot write down exactly may look alike: one of them must be it.
+        each = [list(_differences(entry, place)) for place in places(target, entry.path)]
+        differences = min(each, key=len)
         if differences:
             count += 1
             if count <= DIFFERENCES_TOLD:
@@ -146,6 +154,30 @@ def _compare(room: EngineRoom, listing: _Listing, target: str) -> int:
                     "event": "difference", "path": entry.path, "detail": "; ".join(differences),
                 })  # fmt: skip
     return count
+
+
+def places(target: str, path: str) -> list[str]:
+    """Where an entry of the snapshot is below `target`; never empty.
+
+    restic writes each byte of a name that is not UTF-8 as U+FFFD (encoding/json of Go), so such a
+    name is looked up among those that are there, and several may look like it.
+    """
+    found = [target]
+    for name in path.strip("/").split("/"):
+        plain = [f"{folder}/{name}" for folder in found]
+        if UNKNOWN in name:
+            alike = [f"{folder}/{n}" for folder in found for n in _names_alike(folder, name)]
+            found = alike or plain
+        else:
+            found = plain
+    return found
+
+
+def _names_alike(folder: str, name: str) -> list[str]:
+    try:
+        return [n for n in os.listdir(folder) if NOT_UTF8.sub(UNKNOWN, n) == name]
+    except OSError:
+        return []
 
 
 def _differences(entry: Entry, place: str) -> Iterator[str]:
