@@ -1,0 +1,43 @@
+"""How much longer a whole `capkeep run` takes than the same engine command run by hand.
+
+A small unchanged job (1,000 files, 10 MB) on a local repository; the newest restic.
+`extra_ms_direct`: median wall time of `capkeep run` less that of `restic backup`, milliseconds.
+"""
+
+from bench.host import alternate, fill, installed, result, say, scratch
+from tests.engines import restic_programs
+
+ROUNDS = 15
+
+
+def main() -> None:
+    """Measure and print."""
+    restic = list(restic_programs().values())[-1]
+    with scratch() as place:
+        source = place / "source"
+        fill(source, 1000, 10_000)
+        with installed(place / "capkeep", source, restic) as host:
+            host.capkeep("init")
+            beside = place / "by-hand"
+            host.by_hand("init", repository=beside)
+
+            def ours() -> None:
+                host.capkeep("run", "bench")
+
+            def by_hand() -> None:
+                host.by_hand("backup", "--json", "-vv", str(source), repository=beside)
+
+            ours()
+            by_hand()
+            say(f"{ROUNDS} rounds")
+            capkeep_ms, restic_ms = alternate(ROUNDS, ours, by_hand)
+    result(
+        extra_ms_direct=capkeep_ms - restic_ms,
+        capkeep_ms=capkeep_ms,
+        restic_ms=restic_ms,
+        rounds=ROUNDS,
+    )
+
+
+if __name__ == "__main__":
+    main()
