@@ -88,8 +88,8 @@ class Vault:
         return self.events()
 
     def connect(self) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        sock.settimeout(10)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=40)
+        sock.settimeout(40)
         return sock
 
     def say(self, request: bytes, *, end: bool = True) -> bytes:
@@ -193,7 +193,7 @@ def failures(events: list[dict[str, object]]) -> list[str]:
     return [str(e["failure"]) for e in events if e["event"] == "failure"]
 
 
-def wait_for_port(port: int, seconds: float = 10) -> None:
+def wait_for_port(port: int, seconds: float = 40) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with socket.socket() as probe:
