@@ -138,7 +138,9 @@ def _restore(args: argparse.Namespace) -> int:
         )
     relative = [p for p in args.paths if not p.startswith("/")]
     if relative:
-        raise UsageError(f"{relative[0]} is not an absolute path", hint="as in the snapshot: /etc/x")
+        raise UsageError(
+            f"{relative[0]} is not an absolute path", hint="as in the snapshot: /etc/x"
+        )
     os.makedirs(target, mode=0o700, exist_ok=True)
     request: Message = {
         "action": "restore",

@@ -13,6 +13,10 @@ from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError
 from capkeep.plan.model import Places
 from capkeep.rooms.protocol import Channel, Message
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 DOORS_OPEN_SECONDS = 15
 IDLE_SECONDS = 3
 
@@ -67,8 +71,7 @@ def _snapshots(args: argparse.Namespace) -> int:
 class _Collector:
     """A display that keeps what is wanted and shows the rest only when it is an error."""
 
-    def __init__(self, collect: "object") -> None:
-        assert callable(collect)
+    def __init__(self, collect: "Callable[[Message], None]") -> None:
         self._collect = collect
 
     def handle(self, message: Message) -> None:
@@ -83,7 +86,9 @@ class _Collector:
         """Nothing to end."""
 
 
-def _ask(args: argparse.Namespace, request: Message, collect: "object | None" = None) -> int:
+def _ask(
+    args: argparse.Namespace, request: Message, collect: "Callable[[Message], None] | None" = None
+) -> int:
     """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once."""
     from capkeep.report.terminal import display
 
@@ -96,13 +101,11 @@ def _ask(args: argparse.Namespace, request: Message, collect: "object | None" = 
         _stop_on_interrupt(channel)
         code: int | None = None
         try:
-            for message in channel:
+            for message in _until_gone(channel):
                 shown.handle(message)
                 if message.get("event") == "done":
                     found = message.get("exit_code")
                     code = found if isinstance(found, int) else EXIT_FAILED
-        except ConnectionError:
-            pass  # told apart below: the runner left without saying that it was done
         finally:
             shown.close()
     if code is None:
@@ -110,6 +113,14 @@ def _ask(args: argparse.Namespace, request: Message, collect: "object | None" = 
         print("  hint: `capkeep status` shows what became of the run", file=sys.stderr)
         return EXIT_CODES[Failure.INTERRUPTED]
     return code
+
+
+def _until_gone(channel: Channel) -> "Iterator[Message]":
+    """What the runner says, until it has said all or is gone."""
+    try:
+        yield from channel
+    except ConnectionError:
+        return
 
 
 def _stop_on_interrupt(channel: Channel) -> None:

@@ -134,7 +134,9 @@ def remove(plan: Plan, *, delete_records: bool) -> Iterator[Change]:
     if delete_records:
         trees += [places.records, places.log]
     for path in trees:
-        yield Change(f"directory {path}", partial(os.path.isdir, path), partial(shutil.rmtree, path))
+        yield Change(
+            f"directory {path}", partial(os.path.isdir, path), partial(shutil.rmtree, path)
+        )
     for path in (places.canary, places.plan):
         yield Change(f"file {path}", partial(os.path.lexists, path), partial(os.unlink, path))
     for name in plan.created_users:

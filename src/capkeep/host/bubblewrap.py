@@ -82,7 +82,7 @@ def _become(grant: Grant, mode: Mode) -> list[str]:
     ]  # fmt: skip
 
 
-def _own_places(network_files: bool = False) -> list[str]:
+def _own_places(*, network_files: bool) -> list[str]:
     """The room's own /proc, /dev and /run; nothing in them is writable for its user."""
     args = ["--proc", "/proc", "--perms", "0755", "--tmpfs", "/dev"]
     for device in DEVICES:
@@ -108,7 +108,7 @@ def _hidden_dirs(grant: Grant) -> list[str]:
 
 def _host_view(grant: Grant, stage: str) -> list[str]:
     """The machine's own root, read-only, so that snapshots hold the real paths."""
-    args = ["--ro-bind", stage or "/", "/", *_own_places(grant.network)]
+    args = ["--ro-bind", stage or "/", "/", *_own_places(network_files=grant.network)]
     hidden_dirs = _hidden_dirs(grant)
     for path in grant.hide:
         if path in hidden_dirs:
@@ -129,7 +129,7 @@ def _tools_view(room: Room, plan: Plan) -> list[str]:
     args += _parents("/etc/passwd")
     for name in ETC + (ETC_NETWORK if room.grant.network else ()):
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    args += _own_places(room.grant.network)
+    args += _own_places(network_files=room.grant.network)
     programs = [plan.interpreter]
     if room.repository:
         repository = plan.repository(room.repository)

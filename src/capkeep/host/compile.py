@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import capkeep
 from capkeep.config.load import load
-from capkeep.config.model import Config
 from capkeep.errors import CapkeepError
 from capkeep.host import apply, users
 from capkeep.host.apply import Change
@@ -24,7 +23,7 @@ class Compiler:
     def __init__(self, places: Places, mode: Mode) -> None:
         self._places = places
         self._mode = mode
-        self._config: Config = load(places.config, user_mode=mode is Mode.USER)
+        self._config = load(places.config, user_mode=mode is Mode.USER)
         self._created = _created_before(places)
 
     def users(self) -> Iterator[Change]:

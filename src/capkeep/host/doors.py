@@ -17,10 +17,11 @@ import time
 from typing import Final
 
 from capkeep.errors import CapkeepError, Failure, RefusedError
+from capkeep.host.apply import refuse_untrusted
 from capkeep.host.start import start
 from capkeep.kernel.process import Child
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import Door, Places, Room
+from capkeep.plan.model import Door, Places, Plan, Room
 from capkeep.rooms.protocol import encode
 
 BACKLOG: Final = 16
@@ -31,7 +32,7 @@ class Doors:
 
     def __init__(self, places: Places, *, exit_when_idle: float = 0) -> None:
         """Raises RefusedError where there is no plan, or where the doors are open already."""
-        self.plan = load_plan(places)
+        self.plan = _load_safe(places)
         self._stamp = _stamp(places.plan)
         self.exit_when_idle = exit_when_idle
         self._selector = selectors.DefaultSelector()
@@ -79,7 +80,7 @@ class Doors:
             return
         self._stamp = stamp
         try:
-            self.plan = load_plan(self.plan.places)
+            self.plan = _load_safe(self.plan.places)
             count = self.open()
             print(f"doors: a new plan, {count} doors", file=sys.stderr, flush=True)
         except (OSError, CapkeepError) as error:
@@ -150,6 +151,13 @@ class StopFlag:
 
     def _handle(self, *_: object) -> None:
         self.stop = True
+
+
+def _load_safe(places: Places) -> Plan:
+    """The plan, if what it executes is still safe to execute. Raises RefusedError."""
+    plan = load_plan(places)
+    refuse_untrusted(plan, os.geteuid())
+    return plan
 
 
 def _stamp(path: str) -> tuple[int, int]:

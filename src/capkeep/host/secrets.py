@@ -39,7 +39,9 @@ def describe(source: SecretSource) -> str:
     """Where a secret comes from, for people."""
     if source.file:
         return source.file
-    return f"credential {source.credential}" if source.credential else f"command {source.command[0]}"
+    return (
+        f"credential {source.credential}" if source.credential else f"command {source.command[0]}"
+    )
 
 
 def _read(source: SecretSource, grant: Grant, mode: Mode) -> bytes:

@@ -5,6 +5,7 @@ parent, and only then allowed to become the engine; and importing `subprocess` c
 Call it from single-threaded programs only (fork(2)).
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -53,13 +54,13 @@ class Child:
 
     def release(self) -> None:
         """Let a held child become its program. Raises OSError if the program cannot be run."""
-        try:
+        # A child that is not held has closed its end already; a dead one is seen below.
+        with contextlib.suppress(BrokenPipeError):
             os.write(self._go, b"g")
-        except BrokenPipeError:
-            pass  # a child that is not held has closed its end already; a dead one is seen below
-        self._close_pipes(_read_status(self._status))
+        self.close_pipes(_read_status(self._status))
 
-    def _close_pipes(self, report: bytes) -> None:
+    def close_pipes(self, report: bytes) -> None:
+        """The child has become its program, or `report` says why not; that raises OSError."""
         for fd in (self._go, self._status):
             if fd >= 0:
                 os.close(fd)
@@ -134,8 +135,16 @@ def spawn(
                 if os.getppid() != parent:
                     os._exit(127)
             os.setsid()
-            _become(argv, env, (stdin, stdout, stderr), keep or {}, cwd, prepare, status_write,
-                    go_read if hold else -1)
+            _become(
+                argv,
+                env,
+                (stdin, stdout, stderr),
+                keep or {},
+                cwd,
+                prepare,
+                status_write,
+                go_read if hold else -1,
+            )
         except BaseException as error:
             number = error.errno if isinstance(error, OSError) and error.errno else 22
             os.write(status_write, f"{number} {error}".encode()[:400])
@@ -149,7 +158,7 @@ def spawn(
     else:
         report = os.read(status_read, 512)
         if report != _READY:
-            child._close_pipes(report or b"32 the child died before its program started")
+            child.close_pipes(report or b"32 the child died before its program started")
     return child
 
 

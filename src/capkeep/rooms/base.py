@@ -142,7 +142,7 @@ class EngineRoom:
         self.wire.sock.settimeout(VAULT_START_SECONDS)
         try:
             while (message := self.wire.receive()) is not None:
-                self._raise_vault_failure(message)
+                self.raise_vault_failure(message)
                 if message.get("event") == "proof":
                     self._pass_vault_proof(message)
                     return
@@ -156,7 +156,8 @@ class EngineRoom:
         if found:
             raise StepError(Failure.WEAKENED, f"the vault is weaker than its grant: {found}")
 
-    def _raise_vault_failure(self, message: Message) -> None:
+    def raise_vault_failure(self, message: Message) -> None:
+        """Raises StepError if the vault says that the place behind it failed."""
         if message.get("event") == "failure":
             raise StepError(Failure(str(message.get("failure"))), str(message.get("text", "")))
 
@@ -192,15 +193,20 @@ class EngineRoom:
         return confine
 
     @contextmanager
-    def engine(self, argv: Sequence[str], env: dict[str, str], cwd: str = "/") -> Iterator["Engine"]:
-        """A confined, proven, running engine; killed on the way out if it still runs."""
+    def engine(
+        self, argv: Sequence[str], env: dict[str, str], *, tell: bool = True
+    ) -> Iterator["Engine"]:
+        """A confined, proven, running engine; killed on the way out if it still runs.
+
+        Every engine is proven; `tell` says whether the caller hears of it when all is well.
+        """
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         ports = [self._listener.getsockname()[1]] if self._listener else []
         confine = None if self.brief.room.grant.network else self._confine(ports)
         try:
             child = spawn(
-                argv, env=env, stdout=out_write, stderr=err_write, cwd=cwd, hold=True,
+                argv, env=env, stdout=out_write, stderr=err_write, hold=True,
                 prepare=confine or self._confine_with_network,
             )  # fmt: skip
         except OSError as error:
@@ -213,7 +219,9 @@ class EngineRoom:
         try:
             held = self._proven("engine", child.pid)
             child.release()
-            self._tell_proof("engine", self._running(child, held))
+            running = self._running(child, held)
+            if tell:
+                self._tell_proof("engine", running)
             yield Engine(self, child, out_read, err_read)
         except OSError as error:
             raise StepError(Failure.ENGINE, f"the engine cannot be started: {error}") from error
@@ -305,7 +313,7 @@ class Engine:
             message = None
         if message is None:
             raise StepError(Failure.INTERRUPTED, "the vault ended while the engine was running")
-        self._room._raise_vault_failure(message)
+        self._room.raise_vault_failure(message)
 
     def _check_limits(self, now: float, deadline: float) -> None:
         if now > deadline:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 
+from capkeep.engines import ENGINES
 from capkeep.engines.base import (
     Call,
     Command,
@@ -15,13 +16,13 @@ from capkeep.engines.base import (
     Unreadable,
     Warned,
 )
-from capkeep.engines import ENGINES
 from capkeep.errors import StepError
 from capkeep.rooms.base import EngineRoom
 from capkeep.rooms.protocol import Message
 
 OnLine = Callable[[str, bytes], None]
 VERSION_SECONDS = 30
+OUTPUT_LIMIT = 64 << 20  # bytes
 
 
 class Caller:
@@ -44,21 +45,21 @@ class Caller:
             password=dict(room.brief.secrets).get("password", ""),
         )
 
-    def run(self, command: Command, on_line: OnLine, seconds: float, *, tick: bool = True) -> int:
+    def run(self, command: Command, on_line: OnLine, seconds: float, *, tell: bool = True) -> int:
         """Run a command of the engine to its end; returns its exit code."""
         env = dict(command.env)
         if self.room.brief.room.grant.network:
             # Without a vault the engine itself logs in: with every secret but the password.
             env |= {k: v for k, v in self.room.brief.secrets if k != "password"}
         alive: Message = {"event": "alive"}
-        with self.room.engine(command.argv, env) as process:
+        with self.room.engine(command.argv, env, tell=tell) as process:
             return process.run(
                 on_line,
-                on_tick=(lambda: self.room.tell(alive)) if tick else None,
+                on_tick=lambda: self.room.tell(alive),
                 deadline=time.monotonic() + seconds,
             )
 
-    def output(self, command: Command, seconds: float, limit: int = 64 << 20) -> bytes:
+    def output(self, command: Command, seconds: float, *, tell: bool = True) -> bytes:
         """The whole standard output of a short command. Raises StepError with the engine's words."""
         lines: list[bytes] = []
         tail: list[str] = []
@@ -67,12 +68,12 @@ class Caller:
         def take(stream: str, line: bytes) -> None:
             nonlocal size
             size += len(line)
-            if stream == "stdout" and size <= limit:
+            if stream == "stdout" and size <= OUTPUT_LIMIT:
                 lines.append(line)
             elif len(tail) < 40:
                 tail.append(line.decode(errors="replace"))
 
-        code = self.run(command, take, seconds)
+        code = self.run(command, take, seconds, tell=tell)
         self.raise_for(code, (*tail, *(b.decode(errors="replace") for b in lines[-3:])))
         return b"\n".join(lines)
 
@@ -94,7 +95,7 @@ class Caller:
                     return file.read()
         except OSError:
             pass  # not asked yet
-        said = self.output(self.engine.version(self.call), VERSION_SECONDS)
+        said = self.output(self.engine.version(self.call), VERSION_SECONDS, tell=False)
         with open(noted, "wb") as file:
             file.write(key + said)
         return said

@@ -97,7 +97,9 @@ def _prove(brief: Brief) -> Message:
     facts = read_facts(None, brief.host_namespaces)
     found = weaker(facts, brief.room, brief.mode, "room")
     if found:
-        raise StepError(Failure.WEAKENED, f"the runner is weaker than its grant: {'; '.join(found)}")
+        raise StepError(
+            Failure.WEAKENED, f"the runner is weaker than its grant: {'; '.join(found)}"
+        )
     return {"event": "proof", "room": "runner", "process": "room",
             "facts": codec.to_plain(facts), "weaker": []}  # fmt: skip
 
@@ -134,4 +136,3 @@ def worst(codes: Iterable[int]) -> int:
     if failures:
         return failures[0]
     return EXIT_PARTIAL if EXIT_PARTIAL in codes else EXIT_COMPLETE
-

@@ -2,16 +2,17 @@
 
 import time
 
-from capkeep.errors import Failure, StepError
+from capkeep.errors import StepError
 from capkeep.plan.model import Job, Places, Room
 from capkeep.records.logs import LogWriter
 from capkeep.records.model import Run, Step, Totals
 from capkeep.records.store import Recorder
 from capkeep.rooms.protocol import Message
+from capkeep.run import verdict
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller
 from capkeep.run.heard import Heard
-from capkeep.run import verdict
+
 
 class Ledger:
     """Where a run is written down: the record, the log, and the caller's screen. A context."""
@@ -73,9 +74,7 @@ def carry_out(
     heard = Heard(job, room, ledger.tell)
     try:
         with visit or Visit(room) as connection:
-            result = connection.ask(
-                request, heard.take, ledger.caller, time.monotonic() + seconds
-            )
+            result = connection.ask(request, heard.take, ledger.caller, time.monotonic() + seconds)
     except StepError as error:
         result = result_of(error)
     found = _judge(ledger, job, room, heard, result)
@@ -118,6 +117,8 @@ def totals_of(result: Message) -> Totals:
     if not isinstance(summary, dict):
         return Totals()
     counts = {k: summary.get(k) for k in Totals._fields}
+    # Older engines do not count what they store; the vault does.
+    counts["bytes_stored"] = counts["bytes_stored"] or result.get("stored")
     return Totals(**{k: v for k, v in counts.items() if isinstance(v, int) and v >= 0})
 
 

@@ -79,17 +79,20 @@ class Walk:
         )  # fmt: skip
         lock = JobLock(self._plan.places.records, run.job)
         lock.acquire(Holder(run.job, run.id, run.trigger_uid, run.trigger_user, now))
-        with lock, _first_visit(rooms[0]) as first:
-            # The first room starts while the record is opened.
-            with Ledger(self._plan.places, run, self._caller) as ledger:
-                ledger.begin(self._proof)
-                done: list[Step] = []
-                for room in rooms:
-                    visit = first if room is rooms[0] else None
-                    done.append(carry_out(ledger, room, job, visit, request, seconds))
-                    if done[-1].failure is Failure.STOPPED:
-                        break
-                return ledger.end(_total(run, done, ledger.reasons))
+        # The first room starts while the record is opened.
+        with (
+            lock,
+            _first_visit(rooms[0]) as first,
+            Ledger(self._plan.places, run, self._caller) as ledger,
+        ):
+            ledger.begin(self._proof)
+            done: list[Step] = []
+            for room in rooms:
+                visit = first if room is rooms[0] else None
+                done.append(carry_out(ledger, room, job, visit, request, seconds))
+                if done[-1].failure is Failure.STOPPED:
+                    break
+            return ledger.end(_total(run, done, ledger.reasons))
 
 
 @contextmanager
