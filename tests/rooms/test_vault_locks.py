@@ -1,0 +1,125 @@
+"""No stale lock is ever left: the engine is killed, the vault is killed, or both."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from capkeep.plan.model import Access
+from tests.engines import restic_programs
+from tests.rooms.vaultkit import PASSWORD, Vault, failures, restic
+
+NEWEST = list(restic_programs().values())[-1]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repository"
+    root.mkdir()
+    with Vault(str(root), tmp_path / "state") as vault:
+        assert restic(NEWEST, vault.url, "init", cache=tmp_path / "cache").returncode == 0
+    return root
+
+
+def locks(repository: Path) -> list[str]:
+    return sorted(os.listdir(repository / "locks"))
+
+
+def notes(state: Path) -> list[Path]:
+    return list((state / "vault" / "test").glob("session-*"))
+
+
+def begin_backup(vault: Vault, repository: Path, cache: Path) -> subprocess.Popen[bytes]:
+    """A backup from a pipe that never ends: it holds its lock until it is killed."""
+    environment = {
+        "PATH": "/usr/bin", "HOME": str(cache), "RESTIC_PASSWORD": PASSWORD,
+        "RESTIC_CACHE_DIR": str(cache), "RESTIC_REPOSITORY": vault.url,
+    }  # fmt: skip
+    child = subprocess.Popen(
+        [str(NEWEST), "backup", "--stdin"], env=environment, stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 40
+    while not locks(repository):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return child
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGKILL)
+    child.wait(20)
+    if child.stdin is not None:
+        child.stdin.close()
+
+
+def test_an_engine_that_is_killed_leaves_no_lock(repository: Path, tmp_path: Path) -> None:
+    with Vault(str(repository), tmp_path / "state") as vault:
+        end(begin_backup(vault, repository, tmp_path / "cache"))
+        assert len(locks(repository)) == 1
+        assert failures(vault.finish()) == []
+        assert locks(repository) == []
+        assert notes(tmp_path / "state") == []
+
+
+def test_a_room_that_is_killed_leaves_no_lock(repository: Path, tmp_path: Path) -> None:
+    """Its end of the wire just closes."""
+    with Vault(str(repository), tmp_path / "state") as vault:
+        end(begin_backup(vault, repository, tmp_path / "cache"))
+    assert locks(repository) == []
+
+
+def test_the_next_vault_removes_the_locks_of_one_that_was_killed(
+    repository: Path, tmp_path: Path
+) -> None:
+    with Vault(str(repository), tmp_path / "state") as vault:
+        child = begin_backup(vault, repository, tmp_path / "cache")
+        vault.child.kill()
+        end(child)
+    assert len(locks(repository)) == 1
+    assert len(notes(tmp_path / "state")) == 1
+    with Vault(str(repository), tmp_path / "state", Access.ADMIN) as vault:
+        cache = tmp_path / "cache"
+        assert restic(NEWEST, vault.url, "list", "locks", "--no-lock", cache=cache).stdout == ""
+        assert restic(NEWEST, vault.url, "prune", cache=cache).returncode == 0
+    assert locks(repository) == []
+    assert notes(tmp_path / "state") == []
+
+
+def test_locks_of_living_vaults_and_of_others_stay(repository: Path, tmp_path: Path) -> None:
+    (repository / "locks" / ("f" * 64)).write_bytes(b"from another host")
+    with Vault(str(repository), tmp_path / "state") as living:
+        child = begin_backup(living, repository, tmp_path / "cache")
+        mine = len(locks(repository))
+        with Vault(str(repository), tmp_path / "state") as other:
+            assert other.ask("HEAD", "/config")[0] == 200
+            assert len(locks(repository)) == mine
+        assert len(locks(repository)) == mine
+        end(child)
+    assert locks(repository) == ["f" * 64]
+
+
+def test_notes_are_believed_only_where_they_are_names(repository: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "vault" / "test"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "session-torn").write_bytes(b"../config\nconfig\n\xff\xfe\n" + b"a" * 63)
+    before = (repository / "config").read_bytes()
+    with Vault(str(repository), tmp_path / "state") as vault:
+        assert vault.ask("HEAD", "/config")[0] == 200
+    assert (repository / "config").read_bytes() == before
+    assert notes(tmp_path / "state") == []
+
+
+def test_a_lock_taken_back_is_not_removed_for_another(repository: Path, tmp_path: Path) -> None:
+    """Noted, but not stored by us, or removed by us and stored by somebody else since."""
+    name = "e" * 64
+    folder = tmp_path / "state" / "vault" / "test"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "session-old").write_text(f"{name}\n-{name}\n")
+    (repository / "locks" / name).write_bytes(b"somebody's")
+    with Vault(str(repository), tmp_path / "state") as vault:
+        assert vault.ask("HEAD", "/config")[0] == 200
+    assert locks(repository) == [name]
