@@ -1,9 +1,11 @@
 """The record keeps what it is told, whatever that is, and answers about it."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,7 +98,7 @@ def test_files_are_for_the_group_to_read_and_nobody_else(places: str) -> None:
             modes = {e.name: stat.S_IMODE(e.stat().st_mode) for e in os.scandir(places)}
     finally:
         os.umask(0o022)
-    assert modes == {DATABASE: 0o640, DATABASE + "-wal": 0o640, DATABASE + "-shm": 0o640}
+    assert modes == {DATABASE + ending: 0o640 for ending in ("", "-wal", "-shm", "-writer")}
 
 
 @given(st.binary(max_size=300))
@@ -300,7 +302,9 @@ def test_the_next_run_of_a_job_is_not_taken_for_the_interrupted_one(places: str)
 
 def test_no_record_yet_is_an_empty_record(places: str) -> None:
     with RecordReader(places) as reader:
-        assert reader.statuses() == () and reader.last_runs() == () and reader.jobs() == ()
+        assert reader.statuses() == ()
+        assert reader.last_runs() == ()
+        assert reader.jobs() == ()
     assert os.listdir(places) == []
     Path(places, DATABASE).touch()  # its writer was killed before it had made the tables
     with RecordReader(places) as reader:
@@ -363,3 +367,43 @@ def test_a_small_run_costs_a_few_milliseconds(places: str) -> None:
             whole(recorder, number)
         spent.append(time.perf_counter() - begun)
     assert sorted(spent)[10] < 0.05, "5 ms are wanted; ten times that on a busy machine is a bug"
+
+
+def remove_index(path: str) -> None:
+    os.unlink(path + "-shm")
+
+
+def empty_index(path: str) -> None:
+    os.truncate(path + "-shm", 0)
+
+
+def only_header(path: str) -> None:
+    os.truncate(path + "-wal", 32)
+
+
+def torn_first_frame(path: str) -> None:
+    os.truncate(path + "-wal", 100)
+
+
+@pytest.mark.parametrize(
+    "damage,found",
+    [(remove_index, ("two", "one")), (empty_index, ("two", "one")), (only_header, ("one",)), (torn_first_frame, ("one",))],
+)  # fmt: skip
+def test_what_a_killed_writer_leaves_is_read_at_once_and_left_as_it_is(
+    tmp_path: Path, damage: Callable[[str], None], found: tuple[str, ...]
+) -> None:
+    """SQLite alone cannot open some of these states read-only, or takes ten seconds to say so."""
+    live, left = tmp_path / "live", tmp_path / "left"
+    live.mkdir()
+    with Recorder(str(live)) as recorder:
+        recorder.begin_run(Run("one", "system", 1.0))
+    with Recorder(str(live)) as recorder:
+        recorder.begin_run(Run("two", "system", 2.0))
+        shutil.copytree(live, left)
+    damage(f"{left}/{DATABASE}")
+    before = {e.name: e.stat().st_mtime_ns for e in os.scandir(left)}
+    begun = time.monotonic()
+    with RecordReader(str(left)) as reader:
+        assert tuple(run.id for run in reader.last_runs()) == found
+    assert time.monotonic() - begun < 2
+    assert {e.name: e.stat().st_mtime_ns for e in os.scandir(left)} == before

@@ -40,33 +40,25 @@ class JobLock:
     """The right to run a job; held from `acquire` until `release` or the end of the process."""
 
     def __init__(self, directory: str, job: str) -> None:
+        self._directory = directory
         self._base = lock_base(directory, job)
         self._job = job
         self._fds: list[int] = []
 
-    def acquire(self, holder: Holder) -> None:
+    def acquire(self, who: Holder) -> None:
         """Take the lock and say who has it. Raises RefusedError with who runs it, OSError."""
         try:
-            lock = self._open(self._base + ".lock", 0o600)
-            if not _set_lock(lock, fcntl.F_WRLCK):
-                raise _refusal(self._directory_holder())
-            told = self._open(self._base + ".run", 0o640)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fds.append(os.open(self._base + ".lock", flags, 0o600))
+            if not _set_lock(self._fds[0], fcntl.F_WRLCK):
+                raise _refusal(holder(self._directory, self._job) or Holder(self._job))
+            told = share(self._base + ".run")
+            self._fds.append(told)
             os.ftruncate(told, 0)
-            _set_lock(told, fcntl.F_RDLCK)
-            os.pwrite(told, json.dumps(holder._asdict()).encode(), 0)
+            os.pwrite(told, json.dumps(who._asdict()).encode(), 0)
         except BaseException:
             self.release()
             raise
-
-    def _directory_holder(self) -> Holder:
-        directory, _, _ = self._base.rpartition("/")
-        return holder(directory, self._job) or Holder(self._job)
-
-    def _open(self, path: str, mode: int) -> int:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        self._fds.append(fd)
-        os.fchmod(fd, mode)
-        return fd
 
     def release(self) -> None:
         """Let others run the job; safe to call again."""
@@ -82,17 +74,11 @@ class JobLock:
 
 def holder(directory: str, job: str) -> Holder | None:
     """Who runs the job now, or None. Takes no lock; needs to read the directory only."""
-    try:
-        fd = os.open(lock_base(directory, job) + ".run", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    path = lock_base(directory, job) + ".run"
+    if not is_shared(path):
         return None
-    try:
-        if not _is_locked(fd):
-            return None
-        content = os.pread(fd, _CONTENT_LIMIT, 0)
-    finally:
-        os.close(fd)
-    return _parse(job, content)
+    with open(path, "rb") as file:
+        return _parse(job, file.read(_CONTENT_LIMIT))
 
 
 def lock_base(directory: str, job: str) -> str:
@@ -111,6 +97,32 @@ def _parse(job: str, content: bytes) -> Holder:
         return Holder(job)  # it is being written
 
 
+def share(path: str) -> int:
+    """Show everybody who may read the file that we are there, until the descriptor is closed.
+
+    Raises OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    os.fchmod(fd, 0o640)
+    _set_lock(fd, fcntl.F_RDLCK)
+    return fd
+
+
+def is_shared(path: str) -> bool:
+    """Whether anybody is there. Takes no lock: F_OFD_GETLK only asks."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        asked = struct.pack(_WHOLE_FILE, fcntl.F_WRLCK, 0, 0, 0, 0)
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
+    finally:
+        os.close(fd)
+    kind: int = struct.unpack(_WHOLE_FILE, answer)[0]
+    return kind != fcntl.F_UNLCK
+
+
 def _set_lock(fd: int, kind: int) -> bool:
     """Take a lock on the whole file if nobody else has one that conflicts. Raises OSError."""
     try:
@@ -120,14 +132,6 @@ def _set_lock(fd: int, kind: int) -> bool:
             return False
         raise
     return True
-
-
-def _is_locked(fd: int) -> bool:
-    """Whether anybody holds any lock on the file (F_OFD_GETLK asks and takes none)."""
-    asked = struct.pack(_WHOLE_FILE, fcntl.F_WRLCK, 0, 0, 0, 0)
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
-    kind: int = struct.unpack(_WHOLE_FILE, answer)[0]
-    return kind != fcntl.F_UNLCK
 
 
 def _refusal(found: Holder) -> RefusedError:

@@ -111,7 +111,9 @@ class JobStatus(NamedTuple):
     latest: tuple[Run, ...]  # the last ended run of each action, oldest first
     last_complete: Run | None  # the last complete backup
     running: Run | None
-    totals: Totals  # of the last complete backup: the largest of its steps, which store the same files
+    totals: (
+        Totals  # of the last complete backup: the largest of its steps, which store the same files
+    )
 
 
 def new_run_id(now: float) -> str:

@@ -1,14 +1,14 @@
 """Reading the record: root and the members of group capkeep may, while it is written or not."""
 
-import os
 import sqlite3
 import time
 from typing import Final
 
 from capkeep.records.life import interrupted, is_alive
 from capkeep.records.model import Run
+from capkeep.records.opening import Opened, look_at, open_reader
 from capkeep.records.queries import Arguments, Records, Row
-from capkeep.records.schema import DATABASE, RecordsError, open_reader, unusable
+from capkeep.records.schema import DATABASE, RecordsError, unusable
 
 _ATTEMPTS: Final = 50
 _PAUSE: Final = 0.01  # seconds
@@ -24,9 +24,7 @@ class RecordReader(Records):
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._path = f"{directory}/{DATABASE}"
-        self._still = False  # read as a file that nobody changes
-        self._state: tuple[int, ...] = ()
-        self._connection = self._open()
+        self._opened = self._open()
         super().__init__(self._fetch, self._judged)
 
     def __enter__(self) -> "RecordReader":
@@ -37,46 +35,33 @@ class RecordReader(Records):
 
     def close(self) -> None:
         """Let go of the database; safe to call again."""
-        self._connection.close()
+        self._opened.connection.close()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Opened:
         """Try again where a writer came or went between two looks."""
         for attempt in range(_ATTEMPTS):
-            self._state = self._look()
             try:
-                connection, self._still = open_reader(self._path)
-            except sqlite3.Error as error:
+                return open_reader(self._path)
+            except (sqlite3.Error, OSError) as error:
                 if attempt == _ATTEMPTS - 1:
                     raise unusable(self._path, error) from error
                 time.sleep(_PAUSE)
-            else:
-                return connection
         raise AssertionError("the last attempt raises")
 
-    def _look(self) -> tuple[int, ...]:
-        """Changes whenever a writer has come or gone."""
-        try:
-            state = os.stat(self._path)
-        except OSError:
-            return ()
-        return (
-            state.st_ino, state.st_size, state.st_mtime_ns, os.path.exists(self._path + "-wal")
-        )  # fmt: skip
-
     def _fetch(self, sql: str, arguments: Arguments) -> list[Row]:
-        """Ask, and again if a writer has come or gone while a file was read as still."""
+        """Ask, and again if a writer came or went while the files were taken to be still."""
         for attempt in range(_ATTEMPTS):
             try:
-                rows = self._connection.execute(sql, arguments).fetchall()
+                rows = self._opened.connection.execute(sql, arguments).fetchall()
             except sqlite3.Error as error:
                 if attempt == _ATTEMPTS - 1:
                     raise unusable(self._path, error) from error
                 time.sleep(_PAUSE)
             else:
-                if not self._still or self._look() == self._state:
+                if self._opened.look in (None, look_at(self._path)):
                     return rows
-            self._connection.close()
-            self._connection = self._open()
+            self.close()
+            self._opened = self._open()
         raise RecordsError(f"{self._path} changes faster than it can be read")
 
     def _judged(self, run: Run) -> Run:

@@ -1,9 +1,6 @@
-"""The database's layout, and how a writer and a reader open it.
+"""The database's layout, and how its writer opens it.
 
-The journal is a write-ahead log, so that readers never wait. Its traps for a reader who may not
-write (https://sqlite.org/wal.html, "Read-Only Databases"): while a writer has it open, or after one
-was killed, `-wal` and `-shm` exist and can be read along; after the last writer closed it they are
-gone, cannot be made by that reader, and the main file is whole by itself.
+The journal is a write-ahead log (https://sqlite.org/wal.html), so that readers never wait.
 """
 
 import os
@@ -120,12 +117,12 @@ def _open_writer(path: str) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection, path: str) -> None:
-    if _check_version(connection, path) == VERSION:
+    if check_version(connection, path) == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another writer may have been faster.
-        for number in range(_check_version(connection, path), VERSION):
+        for number in range(check_version(connection, path), VERSION):
             for statement in _MIGRATIONS[number].split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number + 1}")
@@ -135,7 +132,8 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
         raise
 
 
-def _check_version(connection: sqlite3.Connection, path: str) -> int:
+def check_version(connection: sqlite3.Connection, path: str) -> int:
+    """The layout's version, 0 if there is none yet. Raises RecordsError, sqlite3.Error."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > VERSION:
         raise RecordsError(
@@ -144,34 +142,8 @@ def _check_version(connection: sqlite3.Connection, path: str) -> int:
     return version
 
 
-def open_reader(path: str) -> tuple[sqlite3.Connection, bool]:
-    """The record for reading, and whether it is read as a file that nobody changes meanwhile.
-
-    An empty record where there is none yet. Raises RecordsError, sqlite3.Error.
-    """
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return _empty(), False
-    except OSError as error:
-        raise unusable(path, error) from error
-    still = not os.path.exists(path + "-wal")
-    how = "immutable=1" if still else "mode=ro&readonly_shm=1"
-    name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    uri = f"file:{name}?{how}"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        version = _check_version(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    if version == 0:  # its writer was ended before it had made the tables
-        connection.close()
-        return _empty(), False
-    return connection, still
-
-
-def _empty() -> sqlite3.Connection:
+def empty() -> sqlite3.Connection:
+    """A record in which nothing is."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     _migrate(connection, ":memory:")
     return connection

@@ -1,6 +1,7 @@
 """Writing the record: the runner does, nobody else."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,7 +9,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from capkeep.records.life import interrupted, is_alive
+from capkeep.records.locks import share
 from capkeep.records.model import Finding, FindingKind, Proof, Run, Step, Totals
+from capkeep.records.opening import WRITER
 from capkeep.records.queries import Arguments, Records, Row, Value, path_to_blob
 from capkeep.records.schema import DATABASE, open_writer, unusable
 
@@ -36,7 +39,15 @@ class Recorder(Records):
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._path = f"{directory}/{DATABASE}"
-        self._connection = open_writer(self._path)
+        try:
+            self._presence = share(self._path + WRITER)
+        except OSError as error:
+            raise unusable(self._path, error) from error
+        try:
+            self._connection = open_writer(self._path)
+        except BaseException:
+            os.close(self._presence)
+            raise
         super().__init__(self._fetch, lambda run: run)
         self._begun: dict[tuple[str, int], tuple[int, float]] = {}  # number and monotonic start
         try:
@@ -54,6 +65,9 @@ class Recorder(Records):
     def close(self) -> None:
         """Let go of the database; safe to call again."""
         self._connection.close()
+        if self._presence >= 0:
+            os.close(self._presence)
+            self._presence = -1
 
     def _fetch(self, sql: str, arguments: Arguments) -> list[Row]:
         try:
