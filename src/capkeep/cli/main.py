@@ -1,20 +1,29 @@
 """The command line: global options, the verbs' modules, nothing else.
 
-Every verb's module is imported only to add its arguments, and imports what it needs when it runs,
-so that `capkeep --version` and `status` start as fast as Python's own argparse does.
+Only the module of the verb that was asked for is imported, and it imports what it needs when it
+runs, so that `capkeep --version` and `status` start as fast as Python's own argparse does.
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from capkeep import __version__
 
+VERBS = {
+    "capkeep.cli.run": ("run", "check", "init", "snapshots"),
+    "capkeep.cli.status": ("status", "history", "log"),
+    "capkeep.cli.look": ("ls", "find", "diff", "restore"),
+    "capkeep.cli.manage": ("plan", "apply", "remove", "doors"),
+    "capkeep.cli.config": ("config",),
+    "capkeep.cli.completion": ("completion",),
+}
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    from capkeep.cli import config, look, manage, run, status
 
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """The whole command line, or the part of it that a verb needs."""
+    chosen = [module for module, verbs in VERBS.items() if verb in verbs] or list(VERBS)
     top = argparse.ArgumentParser(
         prog="capkeep",
         description="Whole-system backups that never run as root, and that prove it.",
@@ -26,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--user", action="store_true", help="your own files, without root anywhere")
     top.add_argument("--json", action="store_true", help="print JSON for machines")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, status, look, manage, config):
-        module.add(commands)
+    for module in chosen:
+        importlib.import_module(module).add(commands)
     return top
 
 
@@ -37,14 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:  # the one answer that needs no parser
         print(f"capkeep {__version__}")
         return 0
-    args = parser().parse_args(_globals_first(arguments))
+    ordered, verb = _globals_first(arguments)
+    args = parser(verb).parse_args(ordered)
     code = args.handler(args)
     assert isinstance(code, int)
     return code
 
 
-def _globals_first(arguments: list[str]) -> list[str]:
-    """Let `--json`, `--user` and `--prefix DIR` stand behind the verb too, as people type them."""
+def _globals_first(arguments: list[str]) -> tuple[list[str], str]:
+    """Let `--json`, `--user` and `--prefix DIR` stand behind the verb too; also finds the verb."""
     first: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
@@ -57,4 +67,4 @@ def _globals_first(arguments: list[str]) -> list[str]:
             first += [word, *(w for w in [next(words, None)] if w is not None)]
         else:
             rest.append(word)
-    return first + rest
+    return first + rest, rest[0] if rest else ""

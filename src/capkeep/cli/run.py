@@ -90,14 +90,14 @@ def _ask(
     args: argparse.Namespace, request: Message, collect: "Callable[[Message], None] | None" = None
 ) -> int:
     """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once."""
-    from capkeep.report.terminal import display
-
-    places = resolve(args)
-    shown = _Collector(collect) if collect else display(
-        as_json=args.json, full_proof=getattr(args, "proof", False)
-    )  # fmt: skip
-    with Channel(connect(places, args)) as channel:
+    with Channel(connect(resolve(args), args)) as channel:
         channel.send(request)
+        # Imported only now: the runner starts meanwhile.
+        from capkeep.report.terminal import display
+
+        shown = _Collector(collect) if collect else display(
+            as_json=args.json, full_proof=getattr(args, "proof", False)
+        )  # fmt: skip
         _stop_on_interrupt(channel)
         code: int | None = None
         try:

@@ -1,7 +1,6 @@
 """One engine call in a room, from the brief to its result."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 
@@ -35,8 +34,8 @@ class Caller:
         self.engine: Engine = ENGINES[repository.engine]
         cache = room.brief.room.grant.write[0]
         self.scratch = f"{cache}/tmp"
-        shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left behind
-        os.makedirs(self.scratch, mode=0o700)
+        _remove_tree(self.scratch)  # what a killed run left behind
+        os.mkdir(self.scratch, 0o700)
         self.call = Call(
             program=repository.program,
             repository=room.repository_url(),
@@ -104,6 +103,18 @@ class Caller:
         """Such as "restic 0.18.0"."""
         numbers = self.engine.abilities(self.version()).version
         return f"{self.engine.name} {'.'.join(map(str, numbers))}"
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a directory of ours, if it is there; importing `shutil` would cost 3 ms."""
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            os.unlink(f"{folder}/{name}")
+        for name in folders:
+            below = f"{folder}/{name}"
+            os.unlink(below) if os.path.islink(below) else os.rmdir(below)
+    if os.path.isdir(path):
+        os.rmdir(path)
 
 
 def step_error(found: Diagnosis) -> StepError:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from capkeep.errors import EXIT_COMPLETE, EXIT_PARTIAL, EXIT_USAGE, CapkeepError, Failure, StepError
-from capkeep.kernel import seccomp
+from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.facts import read_facts
 from capkeep.kernel.process import hide_memory
 from capkeep.plan import codec
@@ -29,8 +29,9 @@ REQUEST_SECONDS: Final = 30
 def main() -> int:
     """A runner's whole life."""
     hide_memory()
-    seccomp.install(seccomp.Profile.ROOM)
+    seccomp.install(seccomp.Profile.RUNNER)
     brief = read_brief()
+    landlock.restrict(brief.room.grant.write, ())
     signal.signal(signal.SIGTERM, _end)
     with Channel(socket.socket(fileno=0)) as channel:
         try:

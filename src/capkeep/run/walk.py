@@ -13,7 +13,6 @@ from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller
-from capkeep.run.step import Ledger, carry_out, result_of
 
 CHECK_SECONDS: Final = 7 * 24 * 3600
 SHORT_SECONDS: Final = 3600
@@ -47,6 +46,8 @@ class Walk:
 
     def snapshots(self, repository: Repository) -> int:
         """Tell the caller the repository's snapshots; nothing is recorded. Returns the exit code."""
+        from capkeep.run.step import result_of
+
         request: Message = {"action": "snapshots", "options": {}}
         deadline = time.monotonic() + SHORT_SECONDS
         try:
@@ -80,19 +81,19 @@ class Walk:
         lock = JobLock(self._plan.places.records, run.job)
         lock.acquire(Holder(run.job, run.id, run.trigger_uid, run.trigger_user, now))
         # The first room starts while the record is opened.
-        with (
-            lock,
-            _first_visit(rooms[0]) as first,
-            Ledger(self._plan.places, run, self._caller) as ledger,
-        ):
-            ledger.begin(self._proof)
-            done: list[Step] = []
-            for room in rooms:
-                visit = first if room is rooms[0] else None
-                done.append(carry_out(ledger, room, job, visit, request, seconds))
-                if done[-1].failure is Failure.STOPPED:
-                    break
-            return ledger.end(_total(run, done, ledger.reasons))
+        with lock, _first_visit(rooms[0]) as first:
+            # Imported only now: the first room starts while the record is loaded and opened.
+            from capkeep.run.step import Ledger, carry_out
+
+            with Ledger(self._plan.places, run, self._caller) as ledger:
+                ledger.begin(self._proof)
+                done: list[Step] = []
+                for room in rooms:
+                    visit = first if room is rooms[0] else None
+                    done.append(carry_out(ledger, room, job, visit, request, seconds))
+                    if done[-1].failure is Failure.STOPPED:
+                        break
+                return ledger.end(_total(run, done, ledger.reasons))
 
 
 @contextmanager
