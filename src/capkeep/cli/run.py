@@ -26,6 +26,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     run = commands.add_parser("run", help="back up now, and show how it goes")
     run.add_argument("jobs", nargs="*", metavar="JOB", help="default: every job")
     run.add_argument("--dry-run", action="store_true", help="read everything, store nothing")
+    run.add_argument("--accept-shrink", action="store_true",
+                     help="the sources are meant to be much smaller than the last time")  # fmt: skip
     run.add_argument("--proof", action="store_true", help="show each room's kernel facts in full")
     run.set_defaults(handler=_run)
     check = commands.add_parser("check", help="check repositories, in the keeper's room")
@@ -42,7 +44,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _run(args: argparse.Namespace) -> int:
-    return _ask(args, {"action": "run", "jobs": args.jobs, "dry_run": args.dry_run})
+    return _ask(
+        args,
+        {
+            "action": "run",
+            "jobs": args.jobs,
+            "dry_run": args.dry_run,
+            "accept_shrink": args.accept_shrink,
+        },
+    )
 
 
 def _check(args: argparse.Namespace) -> int:

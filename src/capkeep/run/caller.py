@@ -2,9 +2,21 @@
 
 import socket
 
+from capkeep.errors import CapkeepError
 from capkeep.rooms.protocol import Channel, Message, ProtocolError, encode
 
 BUFFER_LIMIT = 4 << 20  # bytes kept for a caller that does not read; then it is let go
+
+
+def refusal(error: CapkeepError, exit_code: int) -> Message:
+    """The end of what was asked for, where there was not even a run."""
+    return {
+        "event": "end",
+        "outcome": None,
+        "exit_code": exit_code,
+        "text": str(error),
+        "hint": error.hint,
+    }
 
 
 class Caller:

@@ -181,7 +181,7 @@ def _lost(before: int, now: int, job: Job) -> bool:
 def _shrunk_sentence(unit: str, before: str, now: str, job: Job) -> str:
     return (
         f"the sources shrank from {before} to {now} {unit}, by more than"
-        f" {job.max_shrink_percent}% (raise max-shrink if that is meant)"
+        f" {job.max_shrink_percent}% (if that is meant: capkeep run --accept-shrink)"
     )
 
 

@@ -20,7 +20,7 @@ from capkeep.plan.model import Brief
 from capkeep.rooms.brief import read_brief
 from capkeep.rooms.proof import weaker
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
-from capkeep.run.caller import Caller
+from capkeep.run.caller import Caller, refusal
 from capkeep.run.walk import Walk
 
 REQUEST_SECONDS: Final = 30
@@ -76,8 +76,9 @@ def _serve(brief: Brief, caller: Caller, request: Message) -> int:
         walk = Walk(plan, caller, proof, brief.peer_uid)
         action = request.get("action")
         if action == "run":
-            jobs = _chosen(request, "jobs", [j.name for j in plan.jobs])
-            return worst(walk.run_job(plan.job(n), dry_run=_flag(request, "dry_run")) for n in jobs)
+            jobs = [plan.job(n) for n in _chosen(request, "jobs", [j.name for j in plan.jobs])]
+            dry_run, accept = _flag(request, "dry_run"), _flag(request, "accept_shrink")
+            return worst(walk.run_job(j, dry_run=dry_run, accept_shrink=accept) for j in jobs)
         names = _chosen(request, "repositories", [r.name for r in plan.repositories])
         if action == "check":
             return worst(walk.check(plan.repository(n), _text(request, "read_data")) for n in names)
@@ -88,8 +89,7 @@ def _serve(brief: Brief, caller: Caller, request: Message) -> int:
         raise ProtocolError("unknown request")
     except CapkeepError as error:
         code = EXIT_USAGE if isinstance(error, ProtocolError) else error.exit_code
-        caller.tell({"event": "end", "outcome": None, "exit_code": code, "text": str(error),
-                     "hint": error.hint})  # fmt: skip
+        caller.tell(refusal(error, code))
         return code
 
 

@@ -6,13 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from capkeep.errors import EXIT_CODES, EXIT_COMPLETE, EXIT_PARTIAL, Failure, StepError
+from capkeep.errors import (
+    EXIT_CODES,
+    EXIT_COMPLETE,
+    EXIT_PARTIAL,
+    Failure,
+    RefusedError,
+    StepError,
+)
 from capkeep.plan.model import Job, Plan, Repository, Room
 from capkeep.records.locks import Holder, JobLock
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
 from capkeep.run.ask import Visit
-from capkeep.run.caller import Caller
+from capkeep.run.caller import Caller, refusal
 
 CHECK_SECONDS: Final = 7 * 24 * 3600
 SHORT_SECONDS: Final = 3600
@@ -27,8 +34,14 @@ class Walk:
         self._proof = proof
         self._peer_uid = peer_uid
 
-    def run_job(self, job: Job, *, dry_run: bool) -> int:
-        """Back the job up to each of its repositories; returns the exit code."""
+    def run_job(self, job: Job, *, dry_run: bool, accept_shrink: bool) -> int:
+        """Back the job up to each of its repositories; returns the exit code.
+
+        With `accept_shrink` the sources may be smaller than the last time: what is there now is
+        what the next run is compared with.
+        """
+        if accept_shrink:
+            job = job._replace(max_shrink_percent=100)
         request: Message = {"action": "backup", "options": {"dry_run": dry_run}}
         rooms = [self._plan.room(f"reader-{job.name}-{name}") for name in job.repositories]
         action = "dry-run" if dry_run else "backup"
@@ -79,7 +92,11 @@ class Walk:
             trigger_uid=self._peer_uid, trigger_user=_user_name(self._peer_uid),
         )  # fmt: skip
         lock = JobLock(self._plan.places.records, run.job)
-        lock.acquire(Holder(run.job, run.id, run.trigger_uid, run.trigger_user, now))
+        try:
+            lock.acquire(Holder(run.job, run.id, run.trigger_uid, run.trigger_user, now))
+        except RefusedError as error:
+            self._caller.tell(refusal(error, error.exit_code))
+            return error.exit_code
         # The first room starts while the record is opened.
         with lock, _first_visit(rooms[0]) as first:
             # Imported only now: the first room starts while the record is loaded and opened.
