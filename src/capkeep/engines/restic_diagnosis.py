@@ -9,6 +9,7 @@ import signal
 from typing import Final
 
 from capkeep.engines.base import Diagnosis
+from capkeep.engines.restic_lines import as_object, message_of
 from capkeep.errors import Failure
 
 WORDS: Final = 6  # lines of the engine's own shown below our sentence
@@ -105,6 +106,7 @@ def diagnose(exit_code: int, tail: tuple[str, ...], *, backup: bool = False) -> 
     """See `Engine.diagnose`."""
     if backup and exit_code == PARTIAL_CODE:
         return None
+    tail = tuple(line for raw in tail for line in _words(raw))
     if exit_code == 0:
         return _silent_failure(tail)
     words = "\n".join(tail[-WORDS:])
@@ -120,6 +122,13 @@ def diagnose(exit_code: int, tail: tuple[str, ...], *, backup: bool = False) -> 
     if exit_code == 2:
         return Diagnosis(Failure.ENGINE, "the engine crashed", words)
     return Diagnosis(Failure.ENGINE, f"the engine failed with exit code {exit_code}", words)
+
+
+def _words(line: str) -> list[str]:
+    """A line of trouble without the JSON around it."""
+    message = as_object(line.encode()) if line.startswith("{") else None
+    text = message_of(message) if message else line
+    return [part.strip() for part in text.splitlines() if part.strip()]
 
 
 def _silent_failure(tail: tuple[str, ...]) -> Diagnosis | None:
