@@ -181,7 +181,7 @@ def test_the_log_of_a_run(host: Host) -> None:
         log.write({"event": "proof", "process": "engine", "facts": {}, "room": "reader"})
     code, out = host.say("log", "system")
     assert code == 0
-    assert out.startswith("backup of system: failed (no-space): system text  [run r2 in ")
+    assert out.startswith("backup of system: failed (no-space)  [run r2 in ")
     assert "\x1b" not in out
     assert out.count(r"/\x1b[2J\xff") == 2, "in the summary and in the log"
     assert "own namespaces" in out

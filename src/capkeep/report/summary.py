@@ -19,11 +19,12 @@ _TITLES: Final = {
 def summary(story: Story, style: Style, *, full_proof: bool = False) -> list[str]:
     """All lines of it."""
     lines = [headline(story, style)]
-    lines += [f"  because {clean(reason)}" for reason in story.run.reasons]
+    reasons = _reasons(story)
+    lines += [f"  because {clean(reason)}" for reason in reasons]
     hints = dict.fromkeys([told.hint for told in story.steps] + [story.hint])
     lines += [f"  hint: {clean(hint)}" for hint in hints if hint]
     for told in story.steps:
-        lines += [""] + [f"  {line}" for line in _step(told, style)]
+        lines += [""] + [f"  {line}" for line in _step(told, style, reasons)]
     proofs = (*story.proofs, *(proof for told in story.steps for proof in told.proofs))
     if proofs:
         lines += ["", "  " + style.bold("privilege proof, as the kernel told each process:")]
@@ -39,10 +40,16 @@ def headline(story: Story, style: Style) -> str:
     if run.failure:
         words.append(f"({run.failure})")
     line = f"{clean(what)}: {' '.join(words)}"
-    if run.text and run.outcome is not Outcome.COMPLETE:
-        line += f": {clean(run.text)}"
     took = f" in {duration(run.seconds)}" if run.seconds else ""
     return line + style.dim(f"  [run {clean(run.id)}{took}]")
+
+
+def _reasons(story: Story) -> list[str]:
+    """Why the run is not complete, each reason once."""
+    run = story.run
+    if run.outcome is Outcome.COMPLETE:
+        return []
+    return [reason for reason in dict.fromkeys([*run.reasons, run.text]) if reason]
 
 
 def step_line(told: StepStory, style: Style) -> str:
@@ -62,10 +69,10 @@ def step_line(told: StepStory, style: Style) -> str:
     return f"{clean(step.kind)}{where}: {', '.join(parts)}"
 
 
-def _step(told: StepStory, style: Style) -> list[str]:
+def _step(told: StepStory, style: Style, said: list[str]) -> list[str]:
     step, totals = told.step, told.step.totals
     lines = [step_line(told, style)]
-    if step.text and step.outcome is not Outcome.COMPLETE:
+    if step.text and step.text not in said and step.outcome is not Outcome.COMPLETE:
         lines.append(f"  {clean(step.text)}")
     if totals.total_files:
         lines.append(

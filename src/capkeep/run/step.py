@@ -83,15 +83,15 @@ def carry_out(
         outcome=found.outcome, failure=found.failure, text=found.text,
         exit_code=_maybe_int(result.get("exit_code")), engine=str(result.get("engine") or ""),
         snapshot=str(result.get("snapshot") or ""), totals=totals_of(result),
-        engine_words=str(result.get("engine_words") or ""),
+        engine_words=str(result.get("engine_words") or ""), engine_network=room.grant.network,
     )  # fmt: skip
     for proof in heard.proofs.values():
         ledger.recorder.add_proof(step, proof)
-    ledger.recorder.add_findings(step, heard.findings)
+    ledger.recorder.add_findings(step, heard.findings, heard.counts)
     done = ledger.recorder.end_step(ended)
     ledger.tell({"event": "step-end", **done._asdict(), "totals": done.totals._asdict(),
                  "reasons": list(found.reasons), "hint": str(result.get("hint") or ""),
-                 "stored": result.get("stored"), "engine_network": room.grant.network})  # fmt: skip
+                 "stored": result.get("stored")})  # fmt: skip
     return done
 
 
