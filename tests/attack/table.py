@@ -1,0 +1,108 @@
+"""The attack table: every attempt, without a sandbox, as people run engines today, in each room.
+
+`python -m tests.attack.table` prints it as Markdown; docs/reference/attacks.md is what it printed.
+"""
+
+import sys
+
+from tests.attack.attempts import ATTEMPTS
+from tests.attack.runs import ROOMS, Results, Stage, all_names, stage
+from tests.engines import restic_programs
+
+# What a room may do because its purpose is just that, and why it is no way out.
+GRANTED: dict[tuple[str, str], str] = {
+    ("keeper", "delete-from-vault"): "removing old snapshots is the keeper's purpose; its wire alone may",
+    ("restorer", "leave-setuid-program"): "restored files have the modes of the snapshot",
+    ("restorer", "make-device-node"): "restored files include devices",
+    ("vault", "tcp-to-loopback"): "reaching the repository needs the network",
+    ("vault", "tcp-to-address"): "reaching the repository needs the network",
+    ("vault", "tcp-over-ipv6"): "reaching the repository needs the network",
+    ("vault", "udp"): "finding the repository's address needs the network",
+    ("vault", "listen-for-others"): "what has the network may also listen on it",
+    ("vault", "open-a-door-in-cache"): "rclone serves its own vault so; nobody else may pass the directory",
+    ("vault", "signal-process"): "of its own room alone: rclone can end the vault that started it",
+    ("vault", "signal-by-thread-and-queue"): "of its own room alone: rclone can end the vault that started it",
+    ("vault", "fill-disk"): "the vault writes on the repository's disk; it stops itself, rclone could not be stopped",
+    ("runner", "open-a-door-in-cache"): "in the records' directory, which is the runner's own",
+    ("runner", "other-rooms-door"): "asking rooms is the runner's purpose",
+    ("runner", "fill-disk"): "the runner writes records; nobody stops it",
+}  # fmt: skip
+GROUPS = {
+    "write": "Writing", "secrets": "Secrets and other processes", "signals": "Signals",
+    "sockets": "Sockets", "privileges": "Privileges and the kernel", "repository": "The repository",
+    "limits": "Limits",
+}  # fmt: skip
+HEAD = ("attempt", "no sandbox", "setcap today", *ROOMS)
+INTRODUCTION = """\
+# What a hostile engine gets
+
+`make attack-table` puts a hostile program in the engine's place of every room (in place of rclone in
+the vault, of its own program in the runner) and lets it try everything below. What it says it got is
+checked from outside; **yes** is when either of the two says so.
+
+- *no sandbox*: the same program with the same user and capability and nothing around it; "root" where
+  only root succeeds. An attempt that never succeeds proves nothing, so each must succeed here.
+- *setcap today*: the program with `setcap cap_dac_read_search=+ep`, run by a normal user, the way
+  engines are often run without root.
+- a number: it got this, and the room is meant to; see the notes.
+"""
+
+
+def run_controls(stage: Stage) -> tuple[Results, Results, Results]:
+    """Without a room as the same user; as root where that did not do; and as people do today."""
+    without = stage.run("without", all_names())
+    failed = tuple(n for n, o in without.items() if not o.got)
+    return without, stage.run("root", failed), stage.run("today", all_names())
+
+
+def render(controls: tuple[Results, Results, Results], rooms: dict[str, Results]) -> str:
+    """The table as Markdown."""
+    without, root, today = controls
+    notes: list[str] = []
+    lines = [INTRODUCTION]
+    for group, title in GROUPS.items():
+        lines += [f"\n## {title}\n", row(HEAD), row(["---", *[":-:"] * (len(HEAD) - 1)])]
+        for attempt in (a for a in ATTEMPTS if a.group == group):
+            name = attempt.name
+            alone = "yes" if without[name].got else "root" if root[name].got else "not here"
+            cells = [attempt.title, alone, "yes" if today[name].got else "–"]
+            for room, results in rooms.items():
+                cells.append(cell(room, name, results, notes))
+            lines.append(row(cells))
+    lines += ["\n## Notes\n", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]
+    total = sum(o.got for o in today.values())
+    lines.append(
+        f"\n{len(ATTEMPTS)} attempts; an engine run with setcap today succeeds in {total} of them."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def cell(room: str, name: str, results: Results, notes: list[str]) -> str:
+    if not results[name].got:
+        return "–"
+    note = GRANTED.get((room, name))
+    if note is None:
+        return "**YES**"
+    text = f"{room}: {note}."
+    if text not in notes:
+        notes.append(text)
+    return str(notes.index(text) + 1)
+
+
+def row(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    with stage(str(list(restic_programs().values())[-1])) as ready:
+        controls = run_controls(ready)
+        rooms = {room: ready.run(room, all_names()) for room in ROOMS}
+    print(render(controls, rooms), end="")
+    bad = [f"{r}: {n}" for r, rs in rooms.items() for n, o in rs.items()
+           if o.got and (r, n) not in GRANTED]  # fmt: skip
+    print("\n".join(bad), file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

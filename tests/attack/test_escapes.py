@@ -1,0 +1,57 @@
+"""Every attempt succeeds without a room, and in no room unless that is the room's purpose."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attack import table
+from tests.attack.attempts import ATTEMPTS
+from tests.attack.runs import ROOMS, Results, Stage, all_names, stage
+from tests.engines import restic_programs
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+# A kernel need not have these; then there is nothing to be had, in a room or without.
+OPTIONAL = {"vm-socket", "crypto-socket", "use-the-32-bit-calls", "read-disk-through-node"}
+
+
+@pytest.fixture(scope="module")
+def ready() -> Iterator[Stage]:
+    with stage(str(list(restic_programs().values())[-1])) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def controls(ready: Stage) -> tuple[Results, Results, Results]:
+    return table.run_controls(ready)
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({a.name for a in ATTEMPTS}) == len(ATTEMPTS) >= 30
+
+
+def test_each_attempt_succeeds_without_a_room(controls: tuple[Results, Results, Results]) -> None:
+    without, root, _ = controls
+    failed = {n: o.said for n, o in without.items() if not o.got and not root[n].got}
+    assert failed.keys() <= OPTIONAL, failed
+
+
+def test_what_it_says_is_what_is_seen(controls: tuple[Results, Results, Results]) -> None:
+    """The two witnesses agree where there is nothing in between, so they can be believed."""
+    for results in controls[:2]:
+        apart = {n: o for n, o in results.items() if o.inside != o.outside and n != "silence-the-vault"}
+        assert apart == {}
+
+
+def test_what_people_do_today_lets_most_of_them_through(
+    controls: tuple[Results, Results, Results],
+) -> None:
+    assert sum(o.got for o in controls[2].values()) > len(ATTEMPTS) / 2
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_way_out_of(room: str, ready: Stage) -> None:
+    results = ready.run(room, all_names())
+    escaped = {n: o for n, o in results.items() if o.got and (room, n) not in table.GRANTED}
+    assert escaped == {}
+    silent = {n for n, o in results.items() if "never reported" in o.said}
+    assert not silent, "each attempt must have been tried"
