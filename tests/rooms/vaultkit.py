@@ -157,8 +157,10 @@ def _brief(
 ) -> Brief:
     secrets, options, environment = (tuple(pairs) for pairs in given)
     places = Places(*(str(state) for _ in Places._fields))
+    state.mkdir(parents=True, exist_ok=True)
+    local = (location,) if os.path.isdir(location) else ()
     grant = Grant(
-        "root", os.getuid(), os.getgid(), write=(str(state),), network=True,
+        "root", os.getuid(), os.getgid(), write=(*local, str(state)), network=True,
         limits=Limits(free_space_bytes=floor),
     )  # fmt: skip
     room = Room("vault-test", RoomKind.VAULT, grant, repository="test")

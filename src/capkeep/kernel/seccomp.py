@@ -25,7 +25,8 @@ class Profile(StrEnum):
     """Whom a filter is for. A child's filter only adds to its parent's."""
 
     ROOM = "room"  # our own programs; so it allows all that the engine below them needs
-    VAULT = "vault"  # the vault and what it starts: rclone, ssh
+    RUNNER = "runner"  # asks rooms on unix sockets
+    VAULT = "vault"  # the vault and what it starts: rclone
     READ = "read"  # an engine that reads files and writes a cache
     RESTORE = "restore"  # an engine that makes files
 
@@ -95,23 +96,26 @@ _ROOM_RULES: Final[Rules] = {
         Condition(2, (0, _TCP, _UDP)),
     ),
     "ioctl": (Condition(1, _IOCTLS, none_of=True),),
+    "fcntl": (Condition(1, (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX), none_of=True),),
     "clone": (Condition(0, (0,), _CLONE_NEW),),
 }
 
 
 def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     """What a profile denies outright, and what depends on arguments. `pid` is the engine's own."""
-    if profile in (Profile.ROOM, Profile.VAULT):
+    if profile is Profile.ROOM:
         return NEVER, _ROOM_RULES
+    if profile is Profile.VAULT:
+        return NEVER, _ROOM_RULES | _NO_SETID
+    if profile is Profile.RUNNER:
+        return NEVER, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
     own = Condition(0, (pid,))
-    engine: Rules = {
+    engine: Rules = _ROOM_RULES | {
         "socket": (
             Condition(0, (_AF_INET,)),
             Condition(1, (_STREAM,), _SOCKET_TYPE),
             Condition(2, (0, _TCP)),
         ),
-        "ioctl": _ROOM_RULES["ioctl"],
-        "fcntl": (Condition(1, (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX), none_of=True),),
         "clone": (Condition(0, (_CLONE_THREAD,), _CLONE_NEW | _CLONE_THREAD),),
         "kill": (own,),
         "tgkill": (own,),
@@ -143,7 +147,7 @@ def program(profile: Profile, arch: Arch, pid: int) -> bytes:
         _op(_JGE, HORIZON, 0, 1), _op(_RETURN, _ERRNO | ENOSYS),
     ]  # fmt: skip
     # Programs fall back to clone and openat, whose flags are not behind a pointer.
-    absent = ("clone3", "openat2") if profile is Profile.READ else ("clone3",)
+    absent = ("clone3", "openat2") if "openat" in ruled else ("clone3",)
     for name in absent:
         number = RULED[name][arch.column]
         out += [_op(_JEQ, number, 0, 1), _op(_RETURN, _ERRNO | ENOSYS)]

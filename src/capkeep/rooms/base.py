@@ -243,6 +243,7 @@ class EngineRoom:
 
     def _confine_with_network(self) -> None:
         """An engine that was explicitly given the network keeps sockets, and nothing else."""
+        landlock.restrict(self.writable(), None)
         seccomp.install(seccomp.Profile.VAULT)
 
 

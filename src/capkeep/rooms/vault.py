@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from capkeep.errors import Failure
-from capkeep.kernel import seccomp
+from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.facts import read_facts
 from capkeep.kernel.process import hide_memory
 from capkeep.plan import codec
@@ -120,6 +120,8 @@ def main() -> int:
     hide_memory()
     seccomp.install(seccomp.Profile.VAULT)
     brief = read_brief()
+    grant = brief.room.grant
+    landlock.restrict(grant.write, None if grant.network else ())
     channel = Channel(socket.socket(fileno=WIRE_FD))
     channel.sock.settimeout(SEND_SECONDS)
     wire = Wire(channel)
