@@ -27,6 +27,7 @@ WIRE_FD: Final = 4
 REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
+ENGINE_END_SECONDS: Final = 60  # from its last word to its end
 READ_SIZE: Final = 1 << 18
 LINE_LIMIT: Final = 4 << 20  # bytes of one line of an engine's output
 
@@ -271,7 +272,8 @@ class Engine:
         while self._open:
             caller, wire = self._room.caller.fileno(), self._room.wire
             watched = [*self._open, caller, *([wire.fileno()] if wire else [])]
-            for ready in select.select(watched, [], [], 1.0)[0]:
+            found = select.select(watched, [], [], 1.0)[0]
+            for ready in found:
                 if ready in self._open:
                     self._read(ready, on_line)
                 elif ready == caller:
@@ -284,7 +286,14 @@ class Engine:
                 self._check_limits(now, deadline)
                 if on_tick:
                     on_tick()
-        return self._child.wait(60)
+            if not found and self._child.poll() is not None:
+                break  # it has ended, and what it left behind may hold its pipes open for ever
+        try:
+            return self._child.wait(ENGINE_END_SECONDS)
+        except TimeoutError as error:
+            raise StepError(
+                Failure.ENGINE, "the engine closed its output and went on running"
+            ) from error
 
     def _read(self, fd: int, on_line: Callable[[str, bytes], None]) -> None:
         data = os.read(fd, READ_SIZE)
@@ -361,8 +370,11 @@ def _answer(
         return action(room, request)
     except StepError as error:
         return failed(error.failure, str(error), error.hint, error.engine_words)
-    except (ProtocolError, TimeoutError) as error:
+    except ProtocolError as error:
         return failed(Failure.REFUSED, f"the request was refused: {error}")
+    except (OSError, ValueError) as error:
+        # Such as a cache that cannot be written, or output that no version of the engine prints.
+        return failed(Failure.ENGINE, f"{room.brief.room.name}: {error}")
 
 
 def failed(
