@@ -156,6 +156,10 @@ def _brief(
     location: str, state: Path, access: Access, given: tuple[Pairs, Pairs, Pairs], floor: int
 ) -> Brief:
     secrets, options, environment = (tuple(pairs) for pairs in given)
+    own = state / "vault" / "test"
+    own.mkdir(parents=True, exist_ok=True)
+    # rclone's kind "local" has its place on this machine, which no real grant would show.
+    local = location.removeprefix("rclone:disk:")
     places = Places(*(str(state) for _ in Places._fields))
     state.mkdir(parents=True, exist_ok=True)
     local = (location,) if os.path.isdir(location) else ()

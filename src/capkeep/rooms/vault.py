@@ -121,7 +121,9 @@ def main() -> int:
     seccomp.install(seccomp.Profile.VAULT)
     brief = read_brief()
     grant = brief.room.grant
-    landlock.restrict(grant.write, None if grant.network else ())
+    # A repository's directory that is missing is told by name, in `_serve`.
+    writable = [path for path in grant.write if os.path.exists(path)]
+    landlock.restrict(writable, None if grant.network else ())
     channel = Channel(socket.socket(fileno=WIRE_FD))
     channel.sock.settimeout(SEND_SECONDS)
     wire = Wire(channel)

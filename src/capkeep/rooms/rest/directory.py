@@ -48,6 +48,7 @@ class DirectoryStore:
     def __init__(self, root: str, floor: int) -> None:
         self.root = root
         self.patience = 0.0
+        self.anonymous = True  # whether files may wait without a name (O_TMPFILE)
         self._floor = floor  # bytes that must stay free
         self._lock = threading.Lock()
         self._reserved = 0  # bytes announced by uploads under way
@@ -171,14 +172,8 @@ class DirectoryStore:
         folder = os.path.dirname(path)
         if not os.path.isdir(folder):
             self._make_shard(name, folder)
-        flags = os.O_WRONLY | os.O_CLOEXEC
         try:
-            try:
-                fd, temporary = os.open(folder, flags | os.O_TMPFILE, FILE_MODE), ""
-            except OSError as error:
-                if error.errno not in _NO_TMPFILE:
-                    raise
-                fd, temporary = self._open_named(flags)
+            fd, temporary = self._open_waiting(folder)
         except OSError as error:
             raise explain(error, name.path) from error
         return _FileUpload(self, fd, temporary, path, length)
@@ -196,6 +191,18 @@ class DirectoryStore:
             raise NotThere("there is no repository") from None
         except OSError as error:
             raise explain(error, folder) from error
+
+    def _open_waiting(self, folder: str) -> tuple[int, str]:
+        """A file that nobody sees, and its waiting name where it must have one."""
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        if self.anonymous:
+            try:
+                return os.open(folder, flags | os.O_TMPFILE, FILE_MODE), ""
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+                self.anonymous = False  # this filesystem has none: NFS, SMB, FAT, FUSE
+        return self._open_named(flags)
 
     def _open_named(self, flags: int) -> tuple[int, str]:
         """A waiting file, locked while its writer lives, so that `_sweep` can tell."""
@@ -304,7 +311,7 @@ class _FileUpload:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            _rename_noreplace(self._temporary, self._path)
+            rename_noreplace(self._temporary, self._path)
             self._temporary = ""
 
     def abort(self) -> None:
@@ -338,7 +345,7 @@ def _sync(folder: str) -> None:
         os.close(fd)
 
 
-def _rename_noreplace(old: str, new: str) -> None:
+def rename_noreplace(old: str, new: str) -> None:
     """renameat2(2): FAT and SMB have no hard links, but this. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     result = libc.renameat2(

@@ -6,12 +6,11 @@ its sha256. The one thing it may delete is a lock that it made itself in this se
 objects may be deleted, one by one; nothing may ever be replaced, and no repository deleted.
 """
 
-import hashlib
 import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from capkeep.errors import Failure
 from capkeep.plan.model import Access
@@ -190,7 +189,7 @@ class Front:
         self, upload: Upload, name: Name, request: Request, connection: Connection
     ) -> None:
         """Take a body in. Its last piece is passed on only when the whole has the right sha256."""
-        digest = hashlib.sha256()
+        digest = _sha256()
         left = request.length
         try:
             if request.expects:
@@ -214,7 +213,9 @@ class Front:
         if request.expects:
             connection.proceed()
         content = b"".join(bytes(piece) for piece in connection.body())
-        _require(name, hashlib.sha256(content).hexdigest())
+        digest = _sha256()
+        digest.update(content)
+        _require(name, digest.hexdigest())
         if self._store.size(name) is not None:
             raise AlreadyThere(name.path)
         if not self._session.note(name.hash):
@@ -242,6 +243,23 @@ class Front:
         if not found:
             raise Refusal(404, f"there is no {name.path}")
         connection.answer(200)
+
+
+class _Digest(Protocol):
+    """What we use of a hash object."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take more in."""
+
+    def hexdigest(self) -> str:
+        """The result."""
+
+
+def _sha256() -> _Digest:
+    """Imported when first needed: 4 ms, while the engine is busy with its password."""
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def _json(value: list[object] | list[str]) -> bytes:
