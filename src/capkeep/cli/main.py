@@ -34,7 +34,8 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
     top.add_argument("--prefix", metavar="DIR", help="keep everything below DIR/{etc,state,…}")
     top.add_argument("--user", action="store_true", help="your own files, without root anywhere")
     top.add_argument("--json", action="store_true", help="print JSON for machines")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    # Without `prog` argparse imports shutil, bz2 and lzma to lay out a usage line for it.
+    commands = top.add_subparsers(prog="capkeep", metavar="COMMAND", required=True)
     for module in chosen:
         importlib.import_module(module).add(commands)
     return top
