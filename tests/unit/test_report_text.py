@@ -28,9 +28,7 @@ ANY = st.one_of(st.text(st.characters()), st.binary().map(os.fsdecode))
 @given(ANY)
 def test_clean_text_holds_nothing_that_a_terminal_acts_upon(text: str) -> None:
     for character in clean(text):
-        assert unicodedata.category(character)[0] != "C", (
-            f"{character!r} is a control or format"
-        )
+        assert unicodedata.category(character)[0] != "C", f"{character!r} is a control or format"
         assert unicodedata.category(character) not in ("Zl", "Zp")
     clean(text).encode()  # no surrogates are left
 
