@@ -14,13 +14,24 @@ from capkeep.values import parse_glob
 KEPT: Final = 10_000  # findings of a kind; the rest is counted
 
 
+def proof_of(room: str, message: Message) -> Proof:
+    """A proof event as the record keeps it."""
+    weaker = message.get("weaker")
+    return Proof(
+        room=room,
+        process=str(message.get("process")),
+        facts=json.dumps(message.get("facts")),
+        weaker=tuple(map(str, weaker)) if isinstance(weaker, list) else (),
+    )
+
+
 class Heard:
     """Takes a room's events: keeps proofs and findings, passes everything on to be shown."""
 
     def __init__(self, job: Job | None, room: Room, show: Callable[[Message], None]) -> None:
         self._job = job
         self._may_miss = tuple(map(parse_glob, job.may_miss if job else ()))
-        self._room = room
+        self.room = room
         self._show = show
         self.proofs: dict[str, Proof] = {}  # by process; an engine may be called more than once
         self.findings: list[Finding] = []
@@ -43,16 +54,13 @@ class Heard:
         elif event == "source":
             self.sources.append(message)
         if event != "alive":
-            self._show({**message, "room": self._room.name})
+            self._show({**message, "room": self.room.name})
 
     def _take_proof(self, message: Message) -> None:
-        weaker = message.get("weaker")
         process = str(message.get("process"))
-        room = self._room.wire.vault if process == "vault" and self._room.wire else self._room.name
-        self.proofs[process] = Proof(
-            room=room, process=process, facts=json.dumps(message.get("facts")),
-            weaker=tuple(map(str, weaker)) if isinstance(weaker, list) else (),
-        )  # fmt: skip
+        wire = self.room.wire
+        room = wire.vault if process == "vault" and wire else self.room.name
+        self.proofs[process] = proof_of(room, message)
 
     def _take_unreadable(self, message: Message) -> Message:
         """A path that the job may miss, or that vanished or changed, is shown as such."""

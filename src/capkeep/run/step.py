@@ -5,13 +5,13 @@ import time
 from capkeep.errors import StepError
 from capkeep.plan.model import Job, Places, Room
 from capkeep.records.logs import LogWriter
-from capkeep.records.model import Run, Step, Totals
+from capkeep.records.model import Proof, Run, Step, Totals
 from capkeep.records.store import Recorder
 from capkeep.rooms.protocol import Message
 from capkeep.run import verdict
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller
-from capkeep.run.heard import Heard
+from capkeep.run.heard import Heard, proof_of
 
 
 class Ledger:
@@ -27,6 +27,7 @@ class Ledger:
         self.run = run
         self.caller = caller
         self.reasons: tuple[str, ...] = ()
+        self.proof: Proof | None = None  # the runner's own, kept with every step
 
     def __enter__(self) -> "Ledger":
         return self
@@ -47,9 +48,14 @@ class Ledger:
         self.tell({"event": "run", "run": self.run.id, "job": self.run.job,
                    "action": self.run.action, "since": self.run.started})  # fmt: skip
         self.tell(proof)
+        self.proof = proof_of("runner", proof)
 
     def end(self, run: Run) -> int:
         """Note the run's end; returns its exit code."""
+        if self._log.error:
+            self.caller.tell(
+                {"event": "warning", "text": f"the log is not whole: {self._log.error}"}
+            )
         done = self.recorder.end_run(run)
         self.tell({"event": "end", "run": done.id, "job": done.job, "action": done.action,
                    "outcome": done.outcome, "failure": done.failure, "exit_code": done.exit_code,
@@ -77,16 +83,23 @@ def carry_out(
             result = connection.ask(request, heard.take, ledger.caller, time.monotonic() + seconds)
     except StepError as error:
         result = result_of(error)
-    found = _judge(ledger, job, room, heard, result)
+    return _write_down(ledger, step, heard, result, _judge(ledger, job, room, heard, result))
+
+
+def _write_down(
+    ledger: Ledger, step: Step, heard: Heard, result: Message, found: verdict.StepVerdict
+) -> Step:
+    """Record how a step ended, with all that was proven and found in it, and tell the caller."""
     ledger.reasons = (*ledger.reasons, *found.reasons)
     ended = step._replace(
         outcome=found.outcome, failure=found.failure, text=found.text,
         exit_code=_maybe_int(result.get("exit_code")), engine=str(result.get("engine") or ""),
         snapshot=str(result.get("snapshot") or ""), totals=totals_of(result),
-        engine_words=str(result.get("engine_words") or ""), engine_network=room.grant.network,
+        engine_words=str(result.get("engine_words") or ""), engine_network=heard.room.grant.network,
     )  # fmt: skip
-    for proof in heard.proofs.values():
-        ledger.recorder.add_proof(step, proof)
+    for proof in (ledger.proof, *heard.proofs.values()):
+        if proof is not None:
+            ledger.recorder.add_proof(step, proof)
     ledger.recorder.add_findings(step, heard.findings, heard.counts)
     done = ledger.recorder.end_step(ended)
     ledger.tell({"event": "step-end", **done._asdict(), "totals": done.totals._asdict(),
