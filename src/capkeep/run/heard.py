@@ -54,13 +54,15 @@ class Heard:
         elif event == "source":
             self.sources.append(message)
         if event != "alive":
-            self._show({**message, "room": self.room.name})
+            self._show({**message, "room": self._speaker(message)})
+
+    def _speaker(self, message: Message) -> str:
+        """The room that an event is about: a vault is heard through the room it works for."""
+        wire = self.room.wire
+        return wire.vault if wire and message.get("process") == "vault" else self.room.name
 
     def _take_proof(self, message: Message) -> None:
-        process = str(message.get("process"))
-        wire = self.room.wire
-        room = wire.vault if process == "vault" and wire else self.room.name
-        self.proofs[process] = proof_of(room, message)
+        self.proofs[str(message.get("process"))] = proof_of(self._speaker(message), message)
 
     def _take_unreadable(self, message: Message) -> Message:
         """A path that the job may miss, or that vanished or changed, is shown as such."""
