@@ -161,10 +161,9 @@ def _brief(
     # rclone's kind "local" has its place on this machine, which no real grant would show.
     local = location.removeprefix("rclone:disk:")
     places = Places(*(str(state) for _ in Places._fields))
-    state.mkdir(parents=True, exist_ok=True)
-    local = (location,) if os.path.isdir(location) else ()
     grant = Grant(
-        "root", os.getuid(), os.getgid(), write=(*local, str(state)), network=True,
+        "root", os.getuid(), os.getgid(), network=not location.startswith("/"),
+        write=(local, str(own)) if local.startswith("/") else (str(own),),
         limits=Limits(free_space_bytes=floor),
     )  # fmt: skip
     room = Room("vault-test", RoomKind.VAULT, grant, repository="test")
