@@ -15,9 +15,9 @@ need_packages() {
     printf '#!/bin/sh\nexit 101\n' >$policy; chmod 755 $policy; ours=yes
   fi
   local code=0
-  timeout 300 apt-get -qq -o Acquire::Retries=3 update >&2 || code=$?
-  [ $code -ne 0 ] || DEBIAN_FRONTEND=noninteractive timeout 900 apt-get -qq -y \
-    -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 --no-install-recommends install "${missing[@]}" >&2 || code=$?
+  timeout --foreground 300 apt-get -qq -o Acquire::Retries=3 update </dev/null >&2 || code=$?
+  [ $code -ne 0 ] || DEBIAN_FRONTEND=noninteractive timeout --foreground 900 apt-get -qq -y \
+    -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 --no-install-recommends install "${missing[@]}" </dev/null >&2 || code=$?
   [ -z "$ours" ] || rm -f $policy
   [ $code -eq 0 ] || die "apt-get could not install ${missing[*]}"
 }
