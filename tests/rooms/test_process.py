@@ -1,12 +1,16 @@
 """Starting programs: what a child inherits, holding it, ending it."""
 
+import contextlib
+import errno
 import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from capkeep.kernel import process
 from capkeep.kernel.process import Child, spawn
 
 
@@ -108,3 +112,66 @@ def _alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_failed_fork_leaves_no_descriptor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn(["/bin/true"], env={}).wait(10)
+    before = _descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare in range(8):  # running out at every place in turn
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + spare - 1, hard))
+        try:
+            with contextlib.suppress(OSError):  # "Too many open files"
+                spawn(["/bin/true"], env={}).wait(10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    monkeypatch.setattr(os, "fork", _no_fork)
+    for _ in range(3):
+        with pytest.raises(BlockingIOError):
+            spawn(["/bin/true"], env={})
+    assert _descriptors() == before
+
+
+def _no_fork() -> int:
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_a_reason_with_any_name_in_it_is_reported() -> None:
+    def fail() -> None:
+        raise FileNotFoundError(2, "gone", os.fsdecode(b"/srv/\xff"))
+
+    with pytest.raises(FileNotFoundError):
+        spawn(["/bin/true"], env={}, prepare=fail)
+
+
+def test_a_preparation_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "START_SECONDS", 0.3)
+    start = time.monotonic()
+    for hold in (False, True):
+        with pytest.raises(TimeoutError):
+            spawn(["/bin/true"], env={}, prepare=lambda: time.sleep(60), hold=hold)
+    assert time.monotonic() - start < 10
+
+
+def test_a_child_has_a_known_umask() -> None:
+    before = os.umask(0)
+    try:
+        assert output_of(["/bin/sh", "-c", "umask"]) == (0, "0022\n")
+    finally:
+        os.umask(before)
+
+
+def test_children_are_watched_whatever_number_their_descriptor_has() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert spawn(["/bin/sleep", "0.1"], env={}).wait(10) == 0
+    finally:
+        for fd in spare:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

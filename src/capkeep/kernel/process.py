@@ -12,11 +12,14 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
+START_SECONDS: Final = 60  # for a child to prepare itself and become its program
+_UMASK: Final = 0o022  # whatever the shell had that started us
 _READY: Final = b"R"
 _libc: ctypes.CDLL | None = None
 
@@ -57,9 +60,20 @@ class Child:
         # A child that is not held has closed its end already; a dead one is seen below.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._go, b"g")
-        self.close_pipes(_read_status(self._status))
+        self._close_pipes(_read_status(self._status))
 
-    def close_pipes(self, report: bytes) -> None:
+    def await_ready(self) -> None:
+        """Wait until a held child is prepared. Raises OSError if it cannot be."""
+        report = _read_status(self._status, once=True)
+        if report != _READY:
+            self._close_pipes(report or b"32 the child died before its program started")
+
+    def abandon(self) -> None:
+        """End a child that has not become its program."""
+        self._close_pipes(b"")
+        self.kill()
+
+    def _close_pipes(self, report: bytes) -> None:
         """The child has become its program, or `report` says why not; that raises OSError."""
         for fd in (self._go, self._status):
             if fd >= 0:
@@ -81,7 +95,7 @@ class Child:
 
     def wait(self, timeout: float) -> int:
         """Wait at most `timeout` seconds for the exit code. Raises TimeoutError."""
-        if self._returncode is None and not select.select([self._pidfd], [], [], timeout)[0]:
+        if self._returncode is None and not _readable(self._pidfd, timeout):
             raise TimeoutError(f"process {self.pid} still runs after {timeout:g} s")
         code = self.poll()
         assert code is not None, "a readable pidfd means the process has ended"
@@ -122,12 +136,13 @@ def spawn(
     until `release`, so that its kernel facts can be read first. Unless `survive_parent`, the
     kernel kills the child when we die. Raises OSError if the program cannot be run.
     """
-    # Above every descriptor that the child will place, so that none of them overwrites these.
-    floor = max(keep or {}, default=2) + 1
-    status_read, status_write = _high_pipe(floor)
-    go_read, go_write = _high_pipe(floor)
     parent = os.getpid()
-    pid = os.fork()
+    status_read, status_write, go_read, go_write = _pipes(floor=max(keep or {}, default=2) + 1)
+    try:
+        pid = os.fork()
+    except OSError:
+        _close(status_read, status_write, go_read, go_write)
+        raise
     if pid == 0:
         try:
             if not survive_parent:
@@ -147,18 +162,16 @@ def spawn(
             )
         except BaseException as error:
             number = error.errno if isinstance(error, OSError) and error.errno else 22
-            os.write(status_write, f"{number} {error}".encode()[:400])
+            os.write(status_write, os.fsencode(f"{number} {error}")[:400])
         finally:
             os._exit(127)
-    os.close(status_write)
-    os.close(go_read)
-    child = Child(pid, go_write, status_read)
-    if not hold:
-        child.release()
-    else:
-        report = os.read(status_read, 512)
-        if report != _READY:
-            child.close_pipes(report or b"32 the child died before its program started")
+    _close(status_write, go_read)
+    child = _adopt(pid, go_write, status_read)
+    try:
+        child.await_ready() if hold else child.release()
+    except BaseException:
+        child.abandon()
+        raise
     return child
 
 
@@ -189,6 +202,7 @@ def _become(
     for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.umask(_UMASK)
     os.chdir(cwd)
     if prepare is not None:
         prepare()
@@ -209,26 +223,64 @@ def _close_others(keep: set[int]) -> None:
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
-def _high_pipe(floor: int) -> tuple[int, int]:
-    """A pipe whose ends are numbered from `floor` on."""
-    low = os.pipe()
+def _pipes(floor: int) -> tuple[int, int, int, int]:
+    """Two pipes above every descriptor that a child will place, so that none overwrites them."""
+    made: list[int] = []
     try:
-        return _lift(low[0], floor), _lift(low[1], floor)
-    finally:
-        for fd in low:
-            os.close(fd)
+        for _ in range(2):
+            low = os.pipe()
+            try:
+                made += [_lift(low[0], floor)]
+                made += [_lift(low[1], floor)]
+            finally:
+                _close(*low)
+    except OSError:
+        _close(*made)
+        raise
+    status_read, status_write, go_read, go_write = made
+    return status_read, status_write, go_read, go_write
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _adopt(pid: int, go: int, status: int) -> Child:
+    """The forked process as a `Child`; it is ended if we have no descriptor left to watch it."""
+    try:
+        return Child(pid, go, status)
+    except OSError:
+        _close(go, status)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _readable(fd: int, seconds: float) -> bool:
+    """Whether there is something to read within so many seconds; of any number (poll(2))."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
 def _lift(fd: int, floor: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
 
 
-def _read_status(fd: int) -> bytes:
-    """What the child reported until its exec closed the pipe; empty when all went well."""
+def _read_status(fd: int, *, once: bool = False) -> bytes:
+    """What the child reported until its exec closed the pipe; empty when all went well.
+
+    Raises TimeoutError: what prepares a child may hang, on a network filesystem for one.
+    """
     report = b""
-    while part := os.read(fd, 512):
+    deadline = time.monotonic() + START_SECONDS
+    while _readable(fd, deadline - time.monotonic()):
+        part = os.read(fd, 512)
         report += part
-    return report.removeprefix(_READY)
+        if once or not part:
+            return report if once else report.removeprefix(_READY)
+    raise TimeoutError(110, f"the child was not prepared within {START_SECONDS} s")
 
 
 def python(package: str, module: str) -> tuple[str, ...]:
