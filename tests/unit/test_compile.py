@@ -54,6 +54,12 @@ options.identity = { file = "@/id" }
 options.known-hosts = "@/known"
 options.port = 2222
 environment.A = "b"
+[repositories.s3]
+engine = "restic"
+location = "s3:https://h/bucket"
+password = { file = "@/secret" }
+credentials.AWS_ACCESS_KEY_ID = { file = "@/id" }
+credentials.AWS_SECRET_ACCESS_KEY = { file = "@/id" }
 [repositories.b2]
 engine = "restic"
 location = "b2:bucket"
@@ -110,12 +116,15 @@ def test_rooms(plan: Plan) -> None:
         "runner", "reader-system-local", "reader-system-ssh", "reader-cloud-b2",
         "vault-local", "keeper-local", "viewer-local", "restorer-local",
         "vault-ssh", "keeper-ssh", "viewer-ssh", "restorer-ssh",
+        "vault-s3", "keeper-s3", "viewer-s3", "restorer-s3",
         "keeper-b2", "viewer-b2", "restorer-b2",
     ]  # fmt: skip
     assert all(r.grant.limits == Limits(processes=64) for r in plan.rooms)
     for room in plan.rooms:
         user = "capkeep" if room.kind is RoomKind.RUNNER else f"capkeep-{room.kind}"
-        assert (room.grant.user, (room.grant.uid, room.grant.gid)) == (user, SYSTEM.users[user])
+        uid, gid = SYSTEM.users[user]
+        own = SYSTEM.group if room.kind is RoomKind.RUNNER else gid
+        assert (room.grant.user, room.grant.uid, room.grant.gid) == (user, uid, own)
 
 
 def test_the_runner(plan: Plan) -> None:
@@ -160,7 +169,8 @@ def test_vaults(plan: Plan, config: Config) -> None:
     assert local.secrets == ()
     assert ssh.grant.network
     assert ssh.grant.write == ("/var/lib/capkeep/vault/ssh",)
-    assert ssh.grant.read == (f"{config.directory}/known", "/opt/venv/bin/rclone")
+    assert ssh.grant.read == (f"{config.directory}/known",)
+    assert plan.room("vault-s3").grant.read == ("/opt/venv/bin/rclone",)
     assert local.grant.read == ()
     assert [(s.name, s.source) for s in ssh.secrets] == [
         ("identity", SecretSource(file=f"{config.directory}/id"))
@@ -195,7 +205,7 @@ def test_nobody_but_the_keeper_may_remove(plan: Plan) -> None:
 def test_only_vaults_have_the_network_unless_it_was_asked_for(plan: Plan) -> None:
     for room in plan.rooms:
         asked = bool(room.repository) and plan.repository(room.repository).engine_network
-        remote_vault = room.name == "vault-ssh"
+        remote_vault = room.name in ("vault-ssh", "vault-s3")
         assert room.grant.network == (asked or remote_vault), room.name
         if asked:
             assert room.wire is None
@@ -215,8 +225,8 @@ def test_jobs_and_repositories(plan: Plan, config: Config) -> None:
     assert dict(ssh.options) == {
         "known-hosts": f"{config.directory}/known",
         "port": "2222",
-        "rclone": "/opt/venv/bin/rclone",
     }
+    assert dict(plan.repository("s3").options) == {"rclone": "/opt/venv/bin/rclone"}
 
 
 def test_user_mode_has_one_user_and_no_capability(config: Config) -> None:
@@ -238,8 +248,8 @@ def test_the_same_inputs_give_the_same_plan(config: Config, plan: Plan) -> None:
     assert compile_plan(config, SYSTEM) == plan
 
 
-def test_a_remote_needs_rclone(config: Config) -> None:
-    with pytest.raises(ConfigError, match=r"repository ssh: .* rclone"):
+def test_what_is_reached_through_rclone_needs_it(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"repository s3: .* rclone"):
         compile_plan(config, SYSTEM._replace(rclone=""))
 
 

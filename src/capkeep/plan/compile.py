@@ -36,6 +36,7 @@ RESTORE_CAPABILITIES: Final = (
     "CAP_SETFCAP",
     "CAP_MKNOD",
 )
+RCLONE_SCHEMES: Final = ("s3", "rclone")
 RUNNER_CALLERS: Final = 16
 SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero byte
 
@@ -118,8 +119,7 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
 
 
 def _through_rclone(repository: RepositoryConfig) -> bool:
-    location = repository.location
-    return not (repository.engine_network or location.is_local or location.scheme == "rest")
+    return repository.location.scheme in RCLONE_SCHEMES and not repository.engine_network
 
 
 def _job(job: JobConfig, host: HostFacts) -> Job:
@@ -213,8 +213,9 @@ class _Rooms:
         """Writes the records, reads the plan, asks the others; holds no secret."""
         places = self._places
         group = self._host.group if self._system else self._host.caller[1]
+        # With that group it may read the plan, and whoever may ask may read what it writes down.
         grant = self._grant(RoomKind.RUNNER)._replace(
-            read=(places.run, places.plan), write=(places.records, places.log)
+            gid=group, read=(places.run, places.plan), write=(places.records, places.log)
         )
         door = Door(
             path=places.runner_socket,
