@@ -40,13 +40,15 @@ def file_at(path: str) -> Look:
 
 def changed(name: str) -> Look:
     """A file of the source that is no longer as it was."""
-    return lambda a: not Path(a.targets["source"], name).exists() or (
-        Path(a.targets["source"], name).read_text() != "as it was"
+    return lambda a: (
+        not Path(a.targets["source"], name).exists()
+        or (Path(a.targets["source"], name).read_text() != "as it was")
     )
 
 
 def heard(name: str) -> Look:
-    return lambda a: name in a.world.ears.heard
+    """The word of this very run arrived."""
+    return lambda a: a.targets["token"].encode() in a.world.ears.heard.get(name, b"")
 
 
 def seen(thing: str) -> Look:

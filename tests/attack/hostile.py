@@ -26,7 +26,7 @@ if "TARGETS" not in globals():
 
 T = TARGETS
 STARTED = time.monotonic()
-HOLD = 0.08  # seconds for which a success is kept alive, so that it can be seen from outside
+HOLD = 0.12  # seconds for which a success is kept alive, so that it can be seen from outside
 ATTEMPTS: dict[str, Callable[[], str]] = {}
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -516,7 +516,11 @@ def open_a_door_in_cache() -> str:
 @attempt
 def new_user_namespace() -> str:
     problem: Exception | None = None
-    for number, args in ((UNSHARE, (CLONE_NEWUSER,)), (435, None), (CLONE, (CLONE_NEWUSER | 17, 0, 0, 0, 0))):
+    for number, args in (
+        (UNSHARE, (CLONE_NEWUSER,)),
+        (435, None),
+        (CLONE, (CLONE_NEWUSER | 17, 0, 0, 0, 0)),
+    ):
         try:
             if args is None:
                 child = clone3()
@@ -697,13 +701,23 @@ def any_accepted(requests: list[tuple[str, str, bytes]]) -> str:
 
 @attempt
 def delete_from_vault() -> str:
-    kinds = [f"/snapshots/{T['snapshot_id']}", f"/data/{T['pack_id']}", f"/keys/{T['key_id']}", "/config"]
+    kinds = [
+        f"/snapshots/{T['snapshot_id']}",
+        f"/data/{T['pack_id']}",
+        f"/keys/{T['key_id']}",
+        "/config",
+    ]
     return any_accepted([("DELETE", path, b"") for path in kinds])
 
 
 @attempt
 def overwrite_in_vault() -> str:
-    kinds = [f"/data/{T['pack_id']}", f"/keys/{T['key_id']}", f"/snapshots/{T['snapshot_id']}", "/config"]
+    kinds = [
+        f"/data/{T['pack_id']}",
+        f"/keys/{T['key_id']}",
+        f"/snapshots/{T['snapshot_id']}",
+        "/config",
+    ]
     methods = ("POST", "PUT")
     return any_accepted([(m, path, T["token"].encode()) for path in kinds for m in methods])
 
@@ -762,7 +776,7 @@ def fill_memory() -> str:
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for at in range(0, size, 4096):
         block[at] = 1
-    time.sleep(HOLD)
+    time.sleep(4 * HOLD)
     block.close()
     return f"{size >> 20} MiB"
 
@@ -777,7 +791,7 @@ def fill_processes() -> str:
             if child == 0:
                 signal.pause()
             children.append(child)
-        time.sleep(HOLD)
+        time.sleep(4 * HOLD)
     finally:
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -797,7 +811,7 @@ def fill_threads() -> str:
             thread = threading.Thread(target=stop.wait, daemon=True)
             thread.start()
             started.append(thread)
-        time.sleep(HOLD)
+        time.sleep(4 * HOLD)
     except RuntimeError as error:
         raise Denied(f"{error} after {len(started)}") from None
     finally:
@@ -816,7 +830,7 @@ def fill_descriptors() -> str:
     try:
         for _ in range(wanted):
             opened.append(os.open("/dev/null", os.O_RDONLY))
-        time.sleep(HOLD)
+        time.sleep(4 * HOLD)
     finally:
         for fd in opened:
             os.close(fd)
@@ -869,14 +883,19 @@ def record(name, got, detail):
     with open(f"{T['out']}/{T['results']}", "a") as file:
         file.write(json.dumps({"name": name, "got": got, "detail": detail}) + "\\n")
 """
-BECOME_ROOT = BECOME + """
+BECOME_ROOT = (
+    BECOME
+    + """
 got = os.geteuid() == 0
 if got:
     open(T["root_only"] + "/" + T["token"], "x").close()
 record("setuid-program", got, f"effective uid {os.geteuid()}")
 sys.argv[2:] and exec(sys.argv[2])
 """
-BECOME_CAPABLE = BECOME + """
+)
+BECOME_CAPABLE = (
+    BECOME
+    + """
 try:
     os.setresuid(0, 0, 0)
     open(T["root_only"] + "/cap-" + T["token"], "x").close()
@@ -884,6 +903,7 @@ try:
 except OSError as error:
     record("capable-program", False, str(error))
 """
+)
 
 
 def become(name: str, program: str, code: str) -> None:

@@ -72,7 +72,14 @@ class NaiveServer(threading.Thread):
             data += more
         head, _, body = data.partition(b"\r\n\r\n")
         method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
-        size = next((int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")), 0)
+        size = next(
+            (
+                int(h.split(b":")[1])
+                for h in head.split(b"\r\n")
+                if h.lower().startswith(b"content-length")
+            ),
+            0,
+        )
         while len(body) < size:
             body += sock.recv(1 << 16) or b""
         place = f"{self.root}/{unquote(path)}"
@@ -184,7 +191,10 @@ free-space = "{DISK >> 21}MiB"
     def _run_part(self, column: str, names: tuple[str, ...]) -> Results:
         uid = UIDS["reader"] if column == "without" else 0 if column == "root" else UIDS[column]
         world = self.world
-        targets = world.prepare(uid) | {"only": " ".join(names), "results": f"r-{secrets.token_hex(4)}"}
+        targets = world.prepare(uid) | {
+            "only": " ".join(names),
+            "results": f"r-{secrets.token_hex(4)}",
+        }
         world.current_uid = uid
         watcher = Watcher(uid)
         before = tree_digest(self.repository)
@@ -214,7 +224,9 @@ free-space = "{DISK >> 21}MiB"
             return lambda targets, uid, stack: self._in_place_of(column, targets, uid, stack)
         return lambda targets, uid, stack: self._as_engine(column, targets, uid, stack)
 
-    def _without(self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack) -> "Ran":
+    def _without(
+        self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack
+    ) -> "Ran":
         """The same program with no room around it."""
         out = self.world.out(uid)
         copy = f"{self.base}/outs/{secrets.token_hex(4)}/repository"
@@ -224,7 +236,11 @@ free-space = "{DISK >> 21}MiB"
         stack.callback(server.close)
         prober = Prober(server.port)
         prober.start()
-        targets |= {"out": out, "roomed": "no", "vault_url": f"rest:http://127.0.0.1:{server.port}/"}
+        targets |= {
+            "out": out,
+            "roomed": "no",
+            "vault_url": f"rest:http://127.0.0.1:{server.port}/",
+        }
         if targets["only"] == "fill-disk":
             small_disk(out, uid, stack)
         program = self.world.program(f"{column}-{secrets.token_hex(4)}", targets)
@@ -233,14 +249,26 @@ free-space = "{DISK >> 21}MiB"
             argv = [self.world.today, "-I", "-S", program]
         if column != "root":
             caps = "-all,+dac_read_search"
-            ambient = [f"--inh-caps={caps}", f"--ambient-caps={caps}"] if column == "without" else []
-            argv = ["/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *ambient, "--", *argv]
+            ambient = (
+                [f"--inh-caps={caps}", f"--ambient-caps={caps}"] if column == "without" else []
+            )
+            argv = [
+                "/usr/bin/setpriv",
+                f"--reuid={uid}",
+                f"--regid={uid}",
+                "--clear-groups",
+                *ambient,
+                "--",
+                *argv,
+            ]
         note = subprocess.run(argv, env={"PATH": "/usr/bin:/bin"}, timeout=90, check=False,
                               capture_output=True, text=True).stderr  # fmt: skip
         filled = None if targets["only"] != "fill-disk" else free_bytes(out) < 1 << 20
         return Ran(out, note[-300:], copy, prober.stop(), filled)
 
-    def _as_engine(self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack) -> "Ran":
+    def _as_engine(
+        self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack
+    ) -> "Ran":
         """In the engine's place: the real room, asked for its real job."""
         room = self.room(RoomKind(column))
         out = room.grant.write[0]
@@ -257,7 +285,9 @@ free-space = "{DISK >> 21}MiB"
         }  # fmt: skip
         if column == "restorer":
             os.makedirs(f"{self.base}/restored", exist_ok=True)
-            room = room._replace(grant=room.grant._replace(write=(*room.grant.write, f"{self.base}/restored")))
+            room = room._replace(
+                grant=room.grant._replace(write=(*room.grant.write, f"{self.base}/restored"))
+            )
         events: list[dict[str, object]] = []
         result = converse(plan, room, requests[column], events.append)
         note = str({k: v for k, v in result.items() if k in ("failure", "text", "engine_words")})
@@ -266,10 +296,14 @@ free-space = "{DISK >> 21}MiB"
 
     def _vault_serves(self) -> bool:
         """Whether the repository can still be listed by somebody else."""
-        result = converse(self.plan, self.room(RoomKind.KEEPER), {"action": "snapshots"}, lambda _: None)
+        result = converse(
+            self.plan, self.room(RoomKind.KEEPER), {"action": "snapshots"}, lambda _: None
+        )
         return not result.get("failure")
 
-    def _in_place_of(self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack) -> "Ran":
+    def _in_place_of(
+        self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack
+    ) -> "Ran":
         """In place of what a vault starts (rclone, with the network), or of the runner's own program."""
         room = self.room(RoomKind(column))
         if column == "vault":
@@ -284,7 +318,14 @@ free-space = "{DISK >> 21}MiB"
         command = render(room, self.plan, "")
         stand_in = STAND_IN.format(package=self.plan.package, profile=column, write=room.grant.write,
                                    network=room.grant.network)  # fmt: skip
-        argv = (*command.argv[: command.argv.index(self.plan.interpreter, 1) + 1], "-I", "-S", "-c", stand_in, program)
+        argv = (
+            *command.argv[: command.argv.index(self.plan.interpreter, 1) + 1],
+            "-I",
+            "-S",
+            "-c",
+            stand_in,
+            program,
+        )
         log = os.open(f"{self.base}/outs/{column}.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         child = spawn(argv, env=dict(command.env), stdout=log, stderr=log,
                       prepare=lambda: _limit(room.grant.limits))  # fmt: skip
@@ -335,8 +376,6 @@ def read_results(path: str) -> dict[str, tuple[bool, str]]:
     except FileNotFoundError:
         return {}
     records = [json.loads(line) for line in lines]
-    if os.environ.get("ATTACK_TIMES"):
-        print([(r["name"], r.get("at")) for r in records])
     return {r["name"]: (r["got"], r["detail"]) for r in records}
 
 
@@ -389,4 +428,3 @@ def stage(restic: str) -> Iterator[Stage]:
 
 def all_names() -> tuple[str, ...]:
     return tuple(a.name for a in ATTEMPTS)
-

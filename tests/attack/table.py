@@ -32,6 +32,7 @@ GROUPS = {
     "sockets": "Sockets", "privileges": "Privileges and the kernel", "repository": "The repository",
     "limits": "Limits",
 }  # fmt: skip
+NO = "\N{EN DASH}"
 HEAD = ("attempt", "no sandbox", "setcap today", *ROOMS)
 INTRODUCTION = """\
 # What a hostile engine gets
@@ -45,6 +46,9 @@ checked from outside; **yes** is when either of the two says so.
 - *setcap today*: the program with `setcap cap_dac_read_search=+ep`, run by a normal user, the way
   engines are often run without root.
 - a number: it got this, and the room is meant to; see the notes.
+
+Without a sandbox the rows about the repository are against a copy of it behind a server that checks
+nothing, which is what an engine has that can write to its repository itself.
 """
 
 
@@ -65,7 +69,7 @@ def render(controls: tuple[Results, Results, Results], rooms: dict[str, Results]
         for attempt in (a for a in ATTEMPTS if a.group == group):
             name = attempt.name
             alone = "yes" if without[name].got else "root" if root[name].got else "not here"
-            cells = [attempt.title, alone, "yes" if today[name].got else "–"]
+            cells = [attempt.title, alone, "yes" if today[name].got else NO]
             for room, results in rooms.items():
                 cells.append(cell(room, name, results, notes))
             lines.append(row(cells))
@@ -79,7 +83,7 @@ def render(controls: tuple[Results, Results, Results], rooms: dict[str, Results]
 
 def cell(room: str, name: str, results: Results, notes: list[str]) -> str:
     if not results[name].got:
-        return "–"
+        return NO
     note = GRANTED.get((room, name))
     if note is None:
         return "**YES**"

@@ -38,7 +38,9 @@ def test_each_attempt_succeeds_without_a_room(controls: tuple[Results, Results, 
 def test_what_it_says_is_what_is_seen(controls: tuple[Results, Results, Results]) -> None:
     """The two witnesses agree where there is nothing in between, so they can be believed."""
     for results in controls[:2]:
-        apart = {n: o for n, o in results.items() if o.inside != o.outside and n != "silence-the-vault"}
+        apart = {
+            n: o for n, o in results.items() if o.inside != o.outside and n != "silence-the-vault"
+        }
         assert apart == {}
 
 

@@ -22,10 +22,10 @@ from typing import NamedTuple
 PYTHON = os.path.realpath("/usr/bin/python3")
 SETTING = Path("/proc/sys/kernel/poweroff_cmd")  # a word that nobody reads before the power goes
 HOSTILE = Path(__file__).parent / "hostile.py"
-UIDS = {
-    "reader": 61101, "vault": 61102, "keeper": 61103, "viewer": 61104, "restorer": 61105,
-    "runner": 61106, "today": 61109, "other": 61110,
-}  # fmt: skip
+# Users without names, of this run alone: two runs on one machine do not see each other.
+_FIRST = 1_000_000 + secrets.randbelow(100_000) * 10
+_NAMES = ("reader", "vault", "keeper", "viewer", "restorer", "runner", "today", "other")
+UIDS = {name: _FIRST + i for i, name in enumerate(_NAMES)}
 LIMITS = {"memory": 320 << 20, "processes": 64, "descriptors": 8192}
 VICTIM = """
 import os, signal, sys, time
@@ -276,7 +276,9 @@ class World:
         shutil.copy(PYTHON, self.constant["setuid"])
         os.chmod(self.constant["setuid"], 0o4755)
         shutil.copy(PYTHON, self.constant["capable"])
-        subprocess.run(["setcap", "cap_setuid,cap_dac_override+ep", self.constant["capable"]], check=True)
+        subprocess.run(
+            ["setcap", "cap_setuid,cap_dac_override+ep", self.constant["capable"]], check=True
+        )
         self.today = f"{self.base}/programs/today"
         shutil.copy(PYTHON, self.today)
         subprocess.run(["setcap", "cap_dac_read_search+ep", self.today], check=True)
@@ -284,8 +286,8 @@ class World:
     def _sockets(self) -> None:
         names = {"listener": f"{self.base}/source/listener", "door": f"{self.base}/run/other.sock",
                  "bus": "/run/dbus/system_bus_socket", "names": "/run/nscd/socket"}  # fmt: skip
-        for name, path in names.items():
-            path = self._free(path)
+        for name, known in names.items():
+            path = self._beside(known) if known.startswith("/run/") else known
             if name != "listener":
                 self.constant[name] = path
             sock = socket.socket(socket.AF_UNIX)
@@ -326,16 +328,15 @@ class World:
         os.mknod(f"{self.base}/source/disk", 0o060666, os.stat(device).st_rdev)
         os.chmod(f"{self.base}/source/disk", 0o666)
 
-    def _free(self, path: str) -> str:
-        """The well-known name, where this machine has no such service; else one beside it."""
-        if os.path.lexists(path):
-            path = f"{path}-{secrets.token_hex(4)}"
+    def _beside(self, path: str) -> str:
+        """A name beside a well-known one: at that itself every program of the machine would call."""
+        path = f"{path}-{secrets.token_hex(4)}"
         directory = os.path.dirname(path)
         if not os.path.isdir(directory):
             os.makedirs(directory, 0o755)
             os.chmod(directory, 0o755)
-            self.stack.callback(os.rmdir, directory)
-        self.stack.callback(lambda: os.path.lexists(path) and os.unlink(path))
+            self.stack.callback(remove_if_empty, directory)
+        self.stack.callback(Path(path).unlink, missing_ok=True)
         return path
 
     def _setting(self) -> None:
@@ -370,9 +371,8 @@ class World:
 
     def _victim(self, uid: int) -> tuple[subprocess.Popen[bytes], str]:
         """A process of the attacker's own user that holds a secret and an open file."""
-        if uid in self.victims and (old := self.victims.pop(uid)).poll() is None:
-            old.kill()
-            old.wait(5)
+        if uid in self.victims:
+            end(self.victims.pop(uid))
         child = subprocess.Popen(
             [PYTHON, "-I", "-S", "-c", VICTIM, self.secrets["victim"], self.victim_log(uid),
              f"{self.base}/source/writable", "victim"],
@@ -385,10 +385,7 @@ class World:
 
     def _end_victims(self) -> None:
         for child in self.victims.values():
-            child.kill()
-            child.wait(5)
-            if child.stdout:
-                child.stdout.close()
+            end(child)
 
     def _forget_tokens(self) -> None:
         for token in self.tokens:
@@ -410,6 +407,18 @@ class World:
         Path(path).write_text(f"#!/usr/bin/python3 -IS\nTARGETS = {targets!r}\n{text}")
         os.chmod(path, 0o755)
         return path
+
+
+def remove_if_empty(directory: str) -> None:
+    with contextlib.suppress(OSError):  # another run has come to use it
+        os.rmdir(directory)
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait(5)
+    if child.stdout:
+        child.stdout.close()
 
 
 def file_handle(path: str) -> tuple[int, bytes]:
@@ -444,4 +453,3 @@ def tree_digest(path: str) -> str:
             digest.update(f"{folder}/{name}".encode())
             digest.update(Path(folder, name).read_bytes())
     return digest.hexdigest()
-

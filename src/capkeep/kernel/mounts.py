@@ -29,7 +29,7 @@ IMAGES: Final = frozenset(("cramfs", "erofs", "iso9660", "squashfs", "udf"))
 
 _OPENAT2, _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 437, 428, 429, 442
 _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x04, 0x08
-_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE = 1
 _MOVE_F_EMPTY, _MOVE_T_EMPTY = 0x04, 0x40
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
@@ -206,6 +206,21 @@ def bind_below(point: str, stage: str, *, nosuid: bool = True, nodev: bool = Tru
         os.close(root)
 
 
+def show_directory(fd: int, stage: str) -> None:
+    """Take mounts of our own, and show an open directory and what is mounted in it at `stage`.
+
+    Its path does not matter any more. Raises OSError.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
+    # Before the mounts are our own: those of another namespace cannot be copied (open_tree(2)).
+    tree = libc.syscall(stage, _OPEN_TREE, fd, b"", flags)
+    try:
+        unshare_mounts()
+        _move(tree, _AT_FDCWD, stage)
+    finally:
+        os.close(tree)
+
+
 def _bind(source: str, root: int, target: str, attributes: int) -> None:
     from_fd = _open(_AT_FDCWD, source)
     try:
@@ -218,14 +233,18 @@ def _bind(source: str, root: int, target: str, attributes: int) -> None:
         if attributes:
             _set_attributes(tree, attributes, source)
         # Opened only now: for "/" the target is what the mount will cover.
-        to_fd = _open(root, target)
-        try:
-            flags = _MOVE_F_EMPTY | _MOVE_T_EMPTY
-            libc.syscall(target, _MOVE_MOUNT, tree, b"", to_fd, b"", flags)
-        finally:
-            os.close(to_fd)
+        _move(tree, root, target)
     finally:
         os.close(tree)
+
+
+def _move(tree: int, root: int, target: str) -> None:
+    to_fd = _open(root, target)
+    try:
+        flags = _MOVE_F_EMPTY | _MOVE_T_EMPTY
+        libc.syscall(target, _MOVE_MOUNT, tree, b"", to_fd, b"", flags)
+    finally:
+        os.close(to_fd)
 
 
 def remount_readonly(target: str, *, nosuid: bool = True, nodev: bool = True) -> None:

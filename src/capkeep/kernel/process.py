@@ -101,6 +101,11 @@ class Child:
         assert code is not None, "a readable pidfd means the process has ended"
         return code
 
+    def send_signal(self, number: int) -> None:
+        """Send it to the program if it still runs."""
+        if self._returncode is None:
+            signal.pidfd_send_signal(self._pidfd, number)
+
     def kill(self, grace: float = 0) -> int:
         """End the program: SIGTERM and `grace` seconds first if asked, then SIGKILL."""
         for number in (signal.SIGTERM, signal.SIGKILL) if grace else (signal.SIGKILL,):
