@@ -11,6 +11,7 @@ from capkeep.errors import EXIT_CODES, EXIT_COMPLETE, Failure, RefusedError, Usa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from capkeep.host.start import Target
     from capkeep.plan.model import Plan, RoomKind
     from capkeep.rooms.protocol import Message
 
@@ -72,7 +73,7 @@ def _ask(
     kind: "RoomKind",
     request: "Message",
     on_event: "Callable[[Message], None]",
-    target: str = "",
+    target: "Target | None" = None,
 ) -> "Message":
     from capkeep.host.direct import converse
 
@@ -80,9 +81,9 @@ def _ask(
     name = _repository(plan, args.repository)
     room = next(r for r in plan.rooms if r.kind is kind and r.repository == name)
     if target:
-        grant = room.grant._replace(write=(*room.grant.write, target))
+        grant = room.grant._replace(write=(*room.grant.write, target.path))
         room = room._replace(grant=grant)
-    return converse(plan, room, request, on_event)
+    return converse(plan, room, request, on_event, target)
 
 
 def _finish(result: "Message") -> int:
@@ -127,10 +128,11 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
+    from capkeep.host.start import Target
     from capkeep.plan.model import RoomKind
     from capkeep.report.restore import RestoreReport
 
-    target = os.path.realpath(args.to)
+    target = os.path.abspath(args.to)
     if target == "/":
         raise RefusedError(
             "restoring over the running system is refused",
@@ -141,13 +143,30 @@ def _restore(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{relative[0]} is not an absolute path", hint="as in the snapshot: /etc/x"
         )
-    os.makedirs(target, mode=0o700, exist_ok=True)
     request: Message = {
         "action": "restore",
         "options": {"snapshot": args.snapshot, "paths": args.paths, "target": target,
                     "overwrite": args.overwrite},
     }  # fmt: skip
     report = RestoreReport(as_json=args.json)
-    result = _ask(args, RoomKind.RESTORER, request, report.event, target)
+    held = Target(target, _open_target(target))
+    try:
+        result = _ask(args, RoomKind.RESTORER, request, report.event, held)
+    finally:
+        os.close(held.fd)
     report.end(result)
     return _finish(result)
+
+
+def _open_target(target: str) -> int:
+    from capkeep.host.files import open_directory
+
+    try:
+        return open_directory(target)
+    except NotADirectoryError as error:
+        raise RefusedError(
+            f"{target} is not a directory, or leads through a symbolic link",
+            hint=f"name the directory itself: {os.path.realpath(target)}",
+        ) from error
+    except OSError as error:
+        raise RefusedError(f"{target} cannot be written: {error.strerror}") from error

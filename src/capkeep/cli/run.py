@@ -172,13 +172,15 @@ def connect(places: Places, args: argparse.Namespace) -> socket.socket:
 
 def _open_doors(places: Places, args: argparse.Namespace) -> None:
     """Start the doors in the background; they close by themselves when nothing happens."""
+    from capkeep.host.apply import make_run_directories
     from capkeep.kernel.process import python, spawn
     from capkeep.plan.load import load_plan
 
     plan = load_plan(places)
     where = ["--user"] if args.user else []
     where += ["--prefix", os.path.abspath(args.prefix)] if args.prefix else []
-    log = os.open(f"{places.log}/doors.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    make_run_directories(plan)
+    log = os.open(places.doors_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         spawn(
             [plan.interpreter, *python(plan.package, "capkeep.__main__"), *where,
@@ -200,7 +202,9 @@ def _connect_soon(sock: socket.socket, path: str) -> None:
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if time.monotonic() > deadline:
                 sock.close()
-                raise RefusedError("the doors do not open", hint="see doors.log") from error
+                raise RefusedError(
+                    "the doors do not open", hint=f"see {os.path.dirname(path)}/doors.log"
+                ) from error
             time.sleep(0.02)
         else:
             return

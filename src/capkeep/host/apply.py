@@ -92,6 +92,17 @@ def _root(plan: Plan) -> Owner:
     return Owner(0, 0) if plan.mode is Mode.SYSTEM else Owner(os.geteuid(), os.getegid())
 
 
+def _run_directories(plan: Plan) -> Iterator[tuple[str, Owner, int]]:
+    yield plan.places.run, _root(plan), 0o755 if plan.mode is Mode.SYSTEM else 0o700
+    yield plan.places.stage, _root(plan), 0o700
+
+
+def make_run_directories(plan: Plan) -> None:
+    """Directories in memory are gone after a restart of the machine: make them as `apply` did."""
+    for path, owner, mode in _run_directories(plan):
+        make_directory(path, owner=owner, mode=mode)
+
+
 def _directories(plan: Plan) -> Iterator[tuple[str, Owner, int]]:
     places, root = plan.places, _root(plan)
     open_mode = 0o755 if plan.mode is Mode.SYSTEM else 0o700
@@ -103,8 +114,7 @@ def _directories(plan: Plan) -> Iterator[tuple[str, Owner, int]]:
     yield f"{places.state}/vault", root, 0o711
     yield places.cache, root, 0o711
     yield places.log, Owner(runner.uid, plan.group), 0o750
-    yield places.run, root, open_mode
-    yield places.stage, root, 0o700
+    yield from _run_directories(plan)
     made = {places.records, places.log}
     for room in plan.rooms:
         for path in room.grant.write:

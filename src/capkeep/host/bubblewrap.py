@@ -12,6 +12,7 @@ from capkeep.plan.model import Grant, Mode, Plan, Room, RoomKind, View
 
 BWRAP: Final = "/usr/bin/bwrap"
 SETPRIV: Final = "/usr/bin/setpriv"
+PRLIMIT: Final = "/usr/bin/prlimit"
 PROGRAM_PATH: Final = "/usr/bin:/bin"
 # bubblewrap needs these to build the room; setpriv gives them up before the room's program starts.
 BUILDERS: Final = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
@@ -37,14 +38,18 @@ class Command(NamedTuple):
     env: tuple[tuple[str, str], ...]
 
 
-def render(room: Room, plan: Plan, stage: str) -> Command:
-    """The command that starts `room`; `stage` is where the source view has been put together."""
+def render(room: Room, plan: Plan, stage: str, target: str = "") -> Command:
+    """The command that starts `room`; `stage` is where the source view has been put together.
+
+    `target` is a writable path whose directory is shown at the plan's stage, and taken from there.
+    """
     grant = room.grant
     args: list[str] = [BWRAP, "--die-with-parent", "--new-session"]
     args += _namespaces(grant, plan.mode)
     args += _host_view(grant, stage) if grant.view is View.HOST else _tools_view(room, plan)
     for path in grant.write:
-        args += [*_parents(path), "--bind", path, path]
+        source = plan.places.stage if path == target else path
+        args += [*_parents(path), "--bind", source, path]
     if grant.view is View.HOST:
         for path in _hidden_dirs(grant):
             args += ["--remount-ro", path]
@@ -70,9 +75,13 @@ def _namespaces(grant: Grant, mode: Mode) -> list[str]:
 
 
 def _become(grant: Grant, mode: Mode) -> list[str]:
-    """Give up root for the room's user; nothing to give up in user mode."""
+    """Give up root for the room's user; nothing to give up in user mode.
+
+    There the number of processes is limited only here, in the room's own user namespace: outside
+    it all of the user's processes count, and a desktop has more than a room may have.
+    """
     if mode is Mode.USER:
-        return []
+        return [PRLIMIT, f"--nproc={grant.limits.processes}", "--"]
     names = [c.removeprefix("CAP_").lower() for c in grant.capabilities]
     sets = ",".join(["-all", *(f"+{n}" for n in names)])
     return [

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from capkeep.errors import Failure, StepError
-from capkeep.host.start import start
+from capkeep.host.apply import make_run_directories
+from capkeep.host.start import Target, start
 from capkeep.plan.model import Plan, Room
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
 
@@ -16,13 +17,18 @@ END_SECONDS = 150  # a vault may still have to tidy up on a slow remote
 
 
 def converse(
-    plan: Plan, room: Room, request: Message, on_event: Callable[[Message], None]
+    plan: Plan,
+    room: Room,
+    request: Message,
+    on_event: Callable[[Message], None],
+    target: Target | None = None,
 ) -> Message:
     """The room's result. Raises StepError when it ends without one, or on Ctrl-C."""
+    make_run_directories(plan)
     near, far = socket.socketpair()
     with Channel(near) as channel:
         with far:
-            started = start(plan, room, far, os.getuid())
+            started = start(plan, room, far, os.getuid(), target)
         try:
             with _interruptible():
                 channel.send(request)

@@ -14,17 +14,27 @@ import socket
 import struct
 import sys
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from capkeep.errors import CapkeepError, Failure, RefusedError
-from capkeep.host.apply import refuse_untrusted
+from capkeep.host.apply import make_run_directories, refuse_untrusted
 from capkeep.host.start import start
 from capkeep.kernel.process import Child
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import Door, Places, Plan, Room
+from capkeep.plan.model import Door, Places, Plan, Room, RoomKind
 from capkeep.rooms.protocol import encode
 
-BACKLOG: Final = 16
+BACKLOG: Final = 128
+SHORTAGE_SECONDS: Final = 0.1  # between two tries when descriptors or memory have run out
+VAULT_END_SECONDS: Final = 180  # to tidy up on a slow remote, once its room has ended
+
+
+class _Guest(NamedTuple):
+    """On whose behalf a process runs."""
+
+    room: str  # "" for a vault
+    uid: int
+    vault: Child | None = None  # the one on the other end of its wire
 
 
 class Doors:
@@ -37,7 +47,9 @@ class Doors:
         self.exit_when_idle = exit_when_idle
         self._selector = selectors.DefaultSelector()
         self._listeners: dict[Door, socket.socket] = {}
-        self._living: dict[Child, str] = {}  # child → its room's name; "" for a vault
+        self._living: dict[Child, _Guest] = {}
+        self._left: dict[Child, float] = {}  # vaults whose room has ended: when they must have
+        make_run_directories(self.plan)
         self._lock = _take_lock(places.run)
         self._idle_since = time.monotonic()
 
@@ -49,7 +61,8 @@ class Doors:
             listener.close()
             _unlink(door.path)
         for child in self._living:
-            child.kill()
+            with contextlib.suppress(TimeoutError):  # the others must end all the same
+                child.kill()
         self._selector.close()
         os.close(self._lock)
 
@@ -91,6 +104,7 @@ class Doors:
         while not should_stop.stop and not self._idle_for_long():
             ready = self._selector.select(timeout=1.0)
             self._follow_plan()
+            self._end_overdue()
             for key in (self._selector.get_map().get(k.fileobj) for k, _ in ready):
                 if key is None:
                     continue  # its door has just been closed
@@ -110,43 +124,69 @@ class Doors:
         try:
             caller, _ = listener.accept()
         except OSError:
-            return  # the caller has gone already, or we are out of descriptors for the moment
+            # Out of descriptors or memory; the caller goes on waiting, and so do we.
+            time.sleep(SHORTAGE_SECONDS)
+            return
         with caller:
-            if sum(name == room.name for name in self._living.values()) >= room.door.connections:
+            uid = _peer_uid(caller)
+            if self._is_busy(room, room.door, uid):
                 _turn_away(caller, Failure.LOCKED, f"{room.name} is busy")
                 return
             try:
-                started = start(self.plan, room, caller, _peer_uid(caller))
-            except (OSError, CapkeepError) as error:
-                print(f"doors: {room.name} cannot be opened: {error}", file=sys.stderr)
-                _turn_away(caller, Failure.ENGINE, f"{room.name} cannot be opened: {error}")
+                started = start(self.plan, room, caller, uid)
+            except Exception as error:  # noqa: BLE001 - one room must not close all others' doors
+                text = f"{room.name} cannot be opened: {error}"
+                print(f"doors: {text}", file=sys.stderr, flush=True)
+                _turn_away(caller, Failure.ENGINE, text)
                 return
-        self._watch(started.room, room.name)
+        self._watch(started.room, _Guest(room.name, uid, started.vault))
         if started.vault is not None:
-            self._watch(started.vault, "")
+            self._watch(started.vault, _Guest("", uid))
 
-    def _watch(self, child: Child, name: str) -> None:
-        self._living[child] = name
+    def _is_busy(self, room: Room, door: Door, uid: int) -> bool:
+        """A room is for so many callers; the runner for so many of every user.
+
+        So nobody can keep it from others by holding all its places.
+        """
+        here = [g for g in self._living.values() if g.room == room.name]
+        if room.kind is RoomKind.RUNNER:
+            here = [g for g in here if g.uid == uid]
+        return len(here) >= door.connections
+
+    def _watch(self, child: Child, guest: _Guest) -> None:
+        self._living[child] = guest
         self._selector.register(child, selectors.EVENT_READ)
 
     def _reap(self, child: object) -> None:
         assert isinstance(child, Child)
         self._selector.unregister(child)
-        name = self._living.pop(child)
+        guest = self._living.pop(child)
+        self._left.pop(child, None)
+        if guest.vault in self._living:
+            self._left[guest.vault] = time.monotonic() + VAULT_END_SECONDS
         code = child.poll()
         if code:
-            print(f"doors: {name or 'a vault'} ended with {code}", file=sys.stderr, flush=True)
+            who = guest.room or "a vault"
+            print(f"doors: {who} ended with {code}", file=sys.stderr, flush=True)
+
+    def _end_overdue(self) -> None:
+        """End the vaults that stay although their room has long ended."""
+        now = time.monotonic()
+        for vault in [v for v, deadline in self._left.items() if now > deadline]:
+            del self._left[vault]
+            print("doors: a vault did not end with its room", file=sys.stderr, flush=True)
+            vault.send_signal(signal.SIGKILL)  # it is reaped like any other
 
 
 class StopFlag:
-    """Set by SIGTERM or SIGINT."""
+    """Set by SIGTERM, by SIGINT, or when the terminal is closed."""
 
     def __init__(self) -> None:
         self.stop = False
 
     def install(self) -> None:
         """Take the signals over from the interpreter."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._handle)
 
     def _handle(self, *_: object) -> None:
@@ -171,7 +211,6 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def _take_lock(run_dir: str) -> int:
     """Only one process opens the doors. Raises RefusedError."""
-    os.makedirs(run_dir, mode=0o755, exist_ok=True)
     fd = os.open(f"{run_dir}/doors.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -64,6 +64,27 @@ def make_directory(path: str, *, owner: Owner, mode: int) -> None:
         os.close(fd)
 
 
+def open_directory(path: str) -> int:
+    """A handle on a directory that is made if it is missing, 0700, with its parents.
+
+    No symbolic link is followed on the way: whoever owns a directory above could otherwise lead us
+    elsewhere. Raises NotADirectoryError for one, OSError.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    here = os.open("/", flags)
+    try:
+        for name in path.strip("/").split("/"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=here)
+            below = os.open(name, flags, dir_fd=here)
+            os.close(here)
+            here = below
+    except BaseException:
+        os.close(here)
+        raise
+    return here
+
+
 def sync_directory(path: str) -> None:
     """Make a rename in this directory durable (fsync(2))."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,10 +1,12 @@
 """Fetch a room's secrets just before it starts; they go on in memory only.
 
-Runs in the root parent's child that becomes the room (in user mode: as the user).
+Runs in the root parent, which starts commands as the room's user (in user mode: as the user).
 """
 
+import errno
 import os
 import shutil
+import stat
 from typing import Final
 
 from capkeep.errors import CapkeepError
@@ -62,7 +64,11 @@ def _read(source: SecretSource, grant: Grant, mode: Mode) -> bytes:
 
 
 def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
+    # A FIFO in its place must not make the doors wait for whoever writes into it.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
         return file.read(MAX_BYTES)
 
 
@@ -80,12 +86,13 @@ def _output(argv: tuple[str, ...], grant: Grant | None, mode: Mode) -> bytes:
         child = spawn(argv, env={"PATH": "/usr/bin:/bin"}, stdout=sending, prepare=drop_root)
     finally:
         os.close(sending)
-    with open(receiving, "rb") as output:
+    # What it leaves behind (an agent, say) may hold the pipe open for ever: take what is there.
+    os.set_blocking(receiving, False)
+    with open(receiving, "rb", buffering=0) as output:
         try:
             code = child.wait(COMMAND_SECONDS)  # what fits the pipe (64 KiB) needs no reader
-        except TimeoutError:
+        finally:
             child.kill()
-            raise
         if code != 0:
-            raise OSError(5, f"{argv[0]} exited with {code}")
-        return output.read(MAX_BYTES)
+            raise OSError(errno.EIO, f"{argv[0]} exited with {code}")
+        return output.read(MAX_BYTES) or b""

@@ -13,7 +13,8 @@ from capkeep.kernel.process import Child, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import Access, Brief, Limits, Mode, Plan, Room, View
 
-CALLER, BRIEF, WIRE = 0, 3, 4  # the descriptors a room's program finds
+STDERR, BRIEF, WIRE = 2, 3, 4  # the descriptors a room's program finds beside its caller
+TARGET = 5  # closed before the room's program starts
 
 
 class Started(NamedTuple):
@@ -37,19 +38,29 @@ class Scene(NamedTuple):
 NO_SCENE: Final = Scene((), ())
 
 
-def start(plan: Plan, room: Room, caller: socket.socket, peer_uid: int) -> Started:
+class Target(NamedTuple):
+    """A directory that a room may write, held open: its path may lead elsewhere by now."""
+
+    path: str  # one of the room's `grant.write`
+    fd: int
+
+
+def start(
+    plan: Plan, room: Room, caller: socket.socket, peer_uid: int, target: Target | None = None
+) -> Started:
     """Start `room` for a caller. Raises OSError or CapkeepError; then nothing is left running."""
     if room.wire is None:
-        return Started(_start_one(plan, room, caller, peer_uid, None, None), None)
+        return Started(_start_one(plan, room, caller, peer_uid, target=target), None)
     near, far = socket.socketpair()
     with near, far:
         vault_room = plan.room(room.wire.vault)
-        vault = _start_one(plan, vault_room, far, peer_uid, None, room.wire.access)
+        vault = _start_one(plan, vault_room, far, peer_uid, access=room.wire.access)
         try:
-            return Started(_start_one(plan, room, caller, peer_uid, near, None), vault)
+            main = _start_one(plan, room, caller, peer_uid, wire=near, target=target)
         except BaseException:
             vault.kill()
             raise
+        return Started(main, vault)
 
 
 def _start_one(
@@ -57,27 +68,51 @@ def _start_one(
     room: Room,
     caller: socket.socket,
     peer_uid: int,
-    wire: socket.socket | None,
-    access: Access | None,
+    *,
+    wire: socket.socket | None = None,
+    access: Access | None = None,
+    target: Target | None = None,
 ) -> Child:
     view = _view(plan, room)
+    own_user = plan.mode is Mode.USER
+    held = None if own_user else target  # without root nobody can be led to where he may not go
     brief = _brief_descriptor(_brief(plan, room, peer_uid, access, view))
-    stage = plan.places.stage if view.staged else ""
+    log = _log(plan)
 
     def prepare() -> None:
-        if stage:
-            _stage(stage, view.staged)
-        _limit(room.grant.limits)
+        if held:
+            mounts.show_directory(TARGET, plan.places.stage)
+            os.close(TARGET)
+        elif view.staged:
+            _stage(plan.places.stage, view.staged)
+        _limit(room.grant.limits, processes=not own_user)
 
     try:
-        command = render(room, plan, stage)
-        keep = {BRIEF: brief} | ({WIRE: wire.fileno()} if wire else {})
+        command = render(
+            room, plan, plan.places.stage if view.staged else "", held.path if held else ""
+        )
+        keep = {BRIEF: brief}
+        keep |= {WIRE: wire.fileno()} if wire else {}
+        keep |= {TARGET: held.fd} if held else {}
         fd = caller.fileno()
         return spawn(
-            command.argv, env=dict(command.env), stdin=fd, stdout=fd, keep=keep, prepare=prepare
-        )
+            command.argv, env=dict(command.env), stdin=fd, stdout=fd, stderr=log, keep=keep,
+            prepare=prepare,
+        )  # fmt: skip
     finally:
         os.close(brief)
+        os.close(log)
+
+
+def _log(plan: Plan) -> int:
+    """Where a room says what went wrong: our standard error, unless that is a terminal.
+
+    A room that holds a terminal could read what is typed there, and write on it what it likes.
+    """
+    if not os.isatty(STDERR):
+        return os.dup(STDERR)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    return os.open(plan.places.rooms_log, flags, 0o600)
 
 
 def _view(plan: Plan, room: Room) -> Scene:
@@ -101,14 +136,19 @@ def _stage(stage: str, staged: tuple[str, ...]) -> None:
         mounts.bind_below(point, stage)
 
 
-def _limit(limits: Limits) -> None:
-    """setrlimit(2), inherited by all that runs in the room."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_NPROC, (limits.processes, limits.processes))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = limits.open_files if hard == resource.RLIM_INFINITY else min(limits.open_files, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+def _limit(limits: Limits, *, processes: bool = True) -> None:
+    """setrlimit(2), inherited by all that runs in the room; never above what we have ourselves."""
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_DATA, limits.memory_bytes)
+    _lower(resource.RLIMIT_NOFILE, limits.open_files)
+    if processes:
+        _lower(resource.RLIMIT_NPROC, limits.processes)
+
+
+def _lower(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def _brief(plan: Plan, room: Room, peer_uid: int, access: Access | None, view: Scene) -> Brief:

@@ -32,7 +32,12 @@ def load_plan(places: Places) -> Plan:
             f"{path} could have been written by others than root",
             hint="find out who changed it, then run `capkeep apply` again",
         )
-    head = json.loads(text)
+    try:
+        head = json.loads(text)
+    except ValueError as error:
+        raise RefusedError(
+            f"{path} is damaged: {error}", hint="`capkeep apply` writes it anew"
+        ) from error
     if isinstance(head, dict) and head.get("version") != PLAN_VERSION:
         raise RefusedError(
             f"{path} was written by capkeep {head.get('capkeep_version')}",

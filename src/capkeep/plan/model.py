@@ -158,8 +158,18 @@ class Places(NamedTuple):
 
     @property
     def stage(self) -> str:
-        """Empty directory over which a reader's view is put together, in its own mount namespace."""
+        """Empty directory over which a room's view is put together, in its own mount namespace."""
         return self.run + "/stage"
+
+    @property
+    def doors_log(self) -> str:
+        """What doors say that were opened for a while; not in `log`, which the runner can write."""
+        return self.run + "/doors.log"
+
+    @property
+    def rooms_log(self) -> str:
+        """What rooms say, where that would otherwise go to a terminal."""
+        return self.run + "/rooms.log"
 
     @property
     def runner_socket(self) -> str:
