@@ -66,10 +66,12 @@ def _read(source: SecretSource, grant: Grant, mode: Mode) -> bytes:
 def _read_file(path: str) -> bytes:
     # A FIFO in its place must not make the doors wait for whoever writes into it.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return file.read(MAX_BYTES)
+        return os.read(fd, MAX_BYTES)
+    finally:
+        os.close(fd)
 
 
 def _output(argv: tuple[str, ...], grant: Grant | None, mode: Mode) -> bytes:

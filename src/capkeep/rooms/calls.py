@@ -1,8 +1,11 @@
 """One engine call in a room, from the brief to its result."""
 
 import os
+import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 
 from capkeep.engines import ENGINES
 from capkeep.engines.base import (
@@ -22,6 +25,7 @@ from capkeep.rooms.protocol import Message
 OnLine = Callable[[str, bytes], None]
 VERSION_SECONDS = 30
 OUTPUT_LIMIT = 64 << 20  # bytes
+NOTE_LIMIT = 64 << 10
 
 
 class Caller:
@@ -88,15 +92,11 @@ class Caller:
         state = os.stat(path)
         key = f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode()
         noted = f"{self.call.cache_dir}/version"
-        try:
-            with open(noted, "rb") as file:
-                if file.readline() == key:
-                    return file.read()
-        except OSError:
-            pass  # not asked yet
+        first, _, rest = _read_note(noted).partition(b"\n")
+        if first + b"\n" == key:
+            return rest
         said = self.output(self.engine.version(self.call), VERSION_SECONDS, tell=False)
-        with open(noted, "wb") as file:
-            file.write(key + said)
+        _write_note(noted, key + said)
         return said
 
     def name(self) -> str:
@@ -106,15 +106,57 @@ class Caller:
 
 
 def _remove_tree(path: str) -> None:
-    """Remove a directory of ours, if it is there; importing `shutil` would cost 3 ms."""
-    for folder, folders, files in os.walk(path, topdown=False):
-        for name in files:
-            os.unlink(f"{folder}/{name}")
-        for name in folders:
-            below = f"{folder}/{name}"
-            os.unlink(below) if os.path.islink(below) else os.rmdir(below)
-    if os.path.isdir(path):
-        os.rmdir(path)
+    """Remove whatever an engine left there, however deep and whatever its modes; links unfollowed.
+
+    What a directory holds is moved up first, so that no path grows too long. Importing `shutil`,
+    which gives up on deep trees besides, would cost 3 ms.
+    """
+    if not _opened_up(path):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    numbers = count()
+    prefix = f"{path}/{os.urandom(8).hex()}-"  # no name that the engine could have taken
+    while names := os.listdir(path):
+        for place in (f"{path}/{name}" for name in names):
+            if not _opened_up(place):
+                os.unlink(place)
+                continue
+            for below in (f"{place}/{name}" for name in os.listdir(place)):
+                _opened_up(below)  # moving a directory writes to it: its ".." changes
+                os.rename(below, f"{prefix}{next(numbers)}")
+            os.rmdir(place)
+    os.rmdir(path)
+
+
+def _opened_up(path: str) -> bool:
+    """Whether it is a directory, which may be changed from now on."""
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    os.chmod(path, 0o700)
+    return True
+
+
+def _read_note(path: str) -> bytes:
+    """What a file of our own in the cache says; b"" if it is not there, or is no file any more."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, NOTE_LIMIT) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+
+
+def _write_note(path: str, text: bytes) -> None:
+    _remove_tree(path)  # the engine may write here too, and have put anything in its place
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(text)
 
 
 def step_error(found: Diagnosis) -> StepError:
