@@ -30,9 +30,7 @@ def check(room: EngineRoom, request: Message) -> Message:
     caller = Caller(room)
     reader = caller.engine.read_check()
     room.await_vault()
-    code = caller.run(
-        caller.engine.check(caller.call, read_data=part), pass_on(room, reader), WEEK
-    )
+    code = caller.run(caller.engine.check(caller.call, read_data=part), pass_on(room, reader), WEEK)
     found = reader.result()
     if found.errors:
         raise StepError(
@@ -66,7 +64,5 @@ def snapshots(room: EngineRoom, _request: Message) -> Message:
     """What the repository holds, oldest first."""
     caller = Caller(room)
     room.await_vault()
-    found = caller.engine.parse_snapshots(
-        caller.output(caller.engine.snapshots(caller.call), HOUR)
-    )
+    found = caller.engine.parse_snapshots(caller.output(caller.engine.snapshots(caller.call), HOUR))
     return done(caller, "", snapshots=[s._asdict() for s in found])
