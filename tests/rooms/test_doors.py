@@ -168,7 +168,7 @@ def test_doors_out_of_descriptors_come_back(home: House, doors: Child) -> None:
         assert doors.poll() is None
         resource.prlimit(doors.pid, resource.RLIMIT_NOFILE, limit)
         waiting.sendall(b'{"action":"nothing"}\n')
-        assert b"done" in waiting.recv(65536, socket.MSG_WAITALL)
+        assert b"unknown request" in waiting.recv(65536, socket.MSG_WAITALL)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -223,3 +223,34 @@ def test_the_log_of_doors_opened_for_a_while_cannot_be_led_astray(home: House) -
     finally:
         trap.unlink()
         wait_for(lambda: not os.path.exists(home.places.runner_socket), 30)
+
+
+def test_nothing_is_removed_while_the_doors_are_open(home: House, doors: Child) -> None:
+    assert doors.poll() is None
+    child = spawn(home.command("remove"), env={"PATH": "/usr/sbin:/usr/bin"})
+    try:
+        assert child.wait(60) == 4
+    finally:
+        child.kill()
+    assert home.backup_code() == 0
+
+
+def test_remove_takes_what_a_hostile_engine_left(home: House) -> None:
+    """Last in this file: it ends the installation."""
+    kept = Path(home.base, "kept")
+    kept.mkdir()
+    (kept / "file").touch()
+    cache = Path(home.places.cache, "reader-job-repo")
+    (cache / "link").symlink_to(kept)
+    with contextlib.chdir(cache):
+        for _ in range(3000):
+            os.mkdir("deep")
+            os.chdir("deep")
+    child = spawn(home.command("remove"), env={"PATH": "/usr/sbin:/usr/bin"})
+    try:
+        assert child.wait(60) == 0
+    finally:
+        child.kill()
+    assert not os.path.exists(home.places.cache)
+    assert not os.path.exists(home.places.plan)
+    assert os.listdir(kept) == ["file"]

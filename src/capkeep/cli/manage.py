@@ -88,10 +88,13 @@ def _make(changes: "Iterable[Change]") -> list[str]:
 
 def _remove(args: argparse.Namespace) -> int:
     from capkeep.host import apply
+    from capkeep.host.doors import take_lock
     from capkeep.plan.load import load_plan
 
     _must_be_root(args)
     plan = load_plan(resolve(args))
+    apply.make_run_directories(plan)
+    take_lock(plan.places.run)  # held to the end: no run is under way, and none begins
     _say(args, "removed", _make(apply.remove(plan, delete_records=args.delete_records)))
     return EXIT_COMPLETE
 

@@ -5,7 +5,6 @@ Every change is a value first (`Change`), so that `capkeep plan` shows what `app
 
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
@@ -17,6 +16,7 @@ from capkeep.host.files import (
     directory_differs,
     file_differs,
     make_directory,
+    remove_tree,
     write_atomic,
 )
 from capkeep.host.trust import files_below, untrusted
@@ -144,10 +144,12 @@ def remove(plan: Plan, *, delete_records: bool) -> Iterator[Change]:
     if delete_records:
         trees += [places.records, places.log]
     for path in trees:
-        yield Change(
-            f"directory {path}", partial(os.path.isdir, path), partial(shutil.rmtree, path)
-        )
-    for path in (places.canary, places.plan):
-        yield Change(f"file {path}", partial(os.path.lexists, path), partial(os.unlink, path))
+        yield Change(f"directory {path}", partial(os.path.isdir, path), partial(remove_tree, path))
+    yield _file_away(places.canary)
     for name in plan.created_users:
         yield Change(f"user {name}", lambda: True, partial(users.remove, name))
+    yield _file_away(places.plan)  # last: as long as it is there, `remove` can be asked again
+
+
+def _file_away(path: str) -> Change:
+    return Change(f"file {path}", partial(os.path.lexists, path), partial(os.unlink, path))

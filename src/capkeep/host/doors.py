@@ -50,7 +50,7 @@ class Doors:
         self._living: dict[Child, _Guest] = {}
         self._left: dict[Child, float] = {}  # vaults whose room has ended: when they must have
         make_run_directories(self.plan)
-        self._lock = _take_lock(places.run)
+        self._lock = take_lock(places.run)
         self._idle_since = time.monotonic()
 
     def __enter__(self) -> "Doors":
@@ -209,8 +209,8 @@ def _stamp(path: str) -> tuple[int, int]:
     return (state.st_ino, state.st_mtime_ns)
 
 
-def _take_lock(run_dir: str) -> int:
-    """Only one process opens the doors. Raises RefusedError."""
+def take_lock(run_dir: str) -> int:
+    """Only one process opens the doors, or takes them away. Raises RefusedError, OSError."""
     fd = os.open(f"{run_dir}/doors.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,9 +1,14 @@
 """Files that appear whole or not at all, with their owner and mode from the first moment."""
 
 import contextlib
+import errno
 import os
 import stat
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from capkeep.host.commands import run_command
+
+REMOVE_SECONDS: Final = 3600
 
 
 class Owner(NamedTuple):
@@ -83,6 +88,18 @@ def open_directory(path: str) -> int:
         os.close(here)
         raise
     return here
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that rooms left in it, on this filesystem. Raises OSError.
+
+    rm(1) follows no link and stops at no depth; `shutil.rmtree` ends at Python's recursion limit.
+    """
+    code, output = run_command(
+        ("/bin/rm", "-rf", "--one-file-system", "--", path), timeout=REMOVE_SECONDS
+    )
+    if code != 0:
+        raise OSError(errno.EIO, output.strip() or "rm failed", path)
 
 
 def sync_directory(path: str) -> None:

@@ -42,7 +42,8 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._buffer = b""
+        self._lines: list[bytes] = []  # whole messages, the next one last
+        self._begun = bytearray()
 
     def __enter__(self) -> "Channel":
         return self
@@ -64,23 +65,29 @@ class Channel:
 
     def receive(self) -> Message | None:
         """The next message, or None at the end. Raises ProtocolError, TimeoutError, OSError."""
-        while True:
-            line, found, rest = self._buffer.partition(b"\n")
-            if found:
-                self._buffer = rest
-                return decode(line)
-            if len(self._buffer) > MAX_LINE:
+        while not self._lines:
+            if len(self._begun) > MAX_LINE:
                 raise ProtocolError(f"a message is longer than {MAX_LINE} bytes")
             data = self.sock.recv(65536)
             if not data:
-                if self._buffer:
+                if self._begun:
                     raise ProtocolError("the conversation ended inside a message")
                 return None
-            self._buffer += data
+            self._take(data)
+        return decode(self._lines.pop())
+
+    def _take(self, data: bytes) -> None:
+        """Every byte is looked at once, however small the pieces in which a message comes."""
+        first, found, rest = data.partition(b"\n")
+        self._begun += first
+        if found:
+            *lines, begun = rest.split(b"\n")
+            self._lines = [*reversed(lines), bytes(self._begun)]
+            self._begun = bytearray(begun)
 
     def pending(self) -> bool:
         """Whether a whole message is already buffered (select would not show it)."""
-        return b"\n" in self._buffer
+        return bool(self._lines)
 
     def __iter__(self) -> Iterator[Message]:
         while (message := self.receive()) is not None:

@@ -51,6 +51,7 @@ class Visit:
         """The room's result. Raises StepError: timeout, stopped, or interrupted (no result)."""
         try:
             self._channel.send(request)
+            self._channel.sock.setblocking(False)  # a room may stop inside a message
             return self._hear_out(on_event, caller, deadline)
         except TimeoutError as error:
             raise StepError(Failure.TIMEOUT, f"{self.room.name} does not answer") from error
@@ -70,8 +71,11 @@ class Visit:
                 caller.hear()
             self._check(caller, now, heard, deadline)
             if self._channel.pending() or self._channel.sock in ready:
+                try:
+                    message = self._channel.receive()
+                except BlockingIOError:
+                    continue  # the rest of the message is still to come
                 heard = now
-                message = self._channel.receive()
                 if message is None:
                     raise StepError(
                         Failure.INTERRUPTED, f"{self.room.name} died: it ended without a result"

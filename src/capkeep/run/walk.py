@@ -60,6 +60,7 @@ class Walk:
     def snapshots(self, repository: Repository) -> int:
         """Tell the caller the repository's snapshots; nothing is recorded. Returns the exit code."""
         from capkeep.run.step import result_of
+        from capkeep.run.verdict import failure_of
 
         request: Message = {"action": "snapshots", "options": {}}
         deadline = time.monotonic() + SHORT_SECONDS
@@ -68,9 +69,9 @@ class Walk:
                 result = visit.ask(request, lambda _: None, self._caller, deadline)
         except StepError as error:
             result = result_of(error)
-        failure = result.get("failure")
-        if failure:
-            code = EXIT_CODES[Failure(str(failure))]
+        failure = failure_of(result)
+        if failure is not None:
+            code = EXIT_CODES[failure]
             self._caller.tell({**result, "event": "end", "outcome": "failed", "exit_code": code})
             return code
         self._caller.tell({
