@@ -70,7 +70,8 @@ _TEXTS: Final[tuple[tuple[Failure, str, tuple[str, ...]], ...]] = (
         "",
         (
             "access ?denied", r"\b40[13]\b", "unauthorized", "forbidden", "signaturedoesnotmatch",
-            "invalidaccesskeyid", "authentication failed",
+            "invalidaccesskeyid",
+            "unable to open config file.*(?:permission denied|not permitted)", "authentication failed",
         ),
     ),
     (
