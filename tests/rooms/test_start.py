@@ -58,9 +58,13 @@ def links_of(pid: int) -> dict[int, str]:
 
 
 def foreign(pid: int) -> set[str]:
-    """What it holds beside its standard descriptors and sockets; files of /proc come and go."""
+    """What it holds beside its standard descriptors, sockets and a vault's own file.
+
+    Files of /proc come and go.
+    """
     with contextlib.suppress(FileNotFoundError):
-        return {t for n, t in links_of(pid).items() if n > 2 and not t.startswith("socket:")}
+        links = {link for number, link in links_of(pid).items() if number > 2}
+        return {t for t in links if not (t.startswith("socket:") or "/state/vault/repo/" in t)}
     return {"(changing)"}
 
 

@@ -1,6 +1,7 @@
 """What others could change must not be executed."""
 
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,16 @@ def test_a_package_is_walked_whole(place: Path) -> None:
     weak.write_text("")
     weak.chmod(0o666)
     assert any(str(weak) in s for s in untrusted(files_below(str(place / "pkg")), ME))
+
+
+def test_a_user_whom_an_access_list_lets_write_is_seen(place: Path) -> None:
+    """His right shows as that of the file's group, which may be root's own."""
+    program = place / "engine"
+    program.write_text("")
+    os.chown(program, -1, os.getuid())
+    program.chmod(0o664)
+    assert untrusted([str(program)], ME) == ()
+    entries = ((0x01, 6, -1), (0x02, 6, 65534), (0x04, 4, -1), (0x10, 6, -1), (0x20, 4, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(program, "system.posix_acl_access", acl)
+    assert str(program) in untrusted([str(program)], ME)[0]

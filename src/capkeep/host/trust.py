@@ -49,9 +49,17 @@ def _weakness(path: str, owners: frozenset[int]) -> str:
     if stat.S_ISLNK(state.st_mode):
         return ""
     others = state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if state.st_mode & stat.S_IWGRP and state.st_gid in owners and not state.st_mode & stat.S_IWOTH:
+    if others == stat.S_IWGRP and state.st_gid in owners and not _has_acl(path):
         return ""  # root's own group (or the user's own) has nobody else in it
     # In a sticky directory nobody can replace a file of ours (chmod(1)).
     if others and not (stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISVTX):
         return f"{path} can be written by others (mode {state.st_mode & 0o7777:04o})"
     return ""
+
+
+def _has_acl(path: str) -> bool:
+    """Whether more users are named, whose right to write shows as the group's (acl(5))."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except OSError:
+        return False  # it has none, or its filesystem knows none
