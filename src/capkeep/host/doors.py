@@ -21,7 +21,7 @@ from capkeep.host.apply import make_run_directories, refuse_untrusted
 from capkeep.host.start import start
 from capkeep.kernel.process import Child
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import Door, Places, Plan, Room, RoomKind
+from capkeep.plan.model import NOBODY_YET, Door, Places, Plan, Room, RoomKind
 from capkeep.rooms.protocol import encode
 
 BACKLOG: Final = 128
@@ -37,6 +37,13 @@ class _Guest(NamedTuple):
     vault: Child | None = None  # the one on the other end of its wire
 
 
+class _Waiting(NamedTuple):
+    """A runner that has been started ahead, and the line on which it gets its caller."""
+
+    child: Child
+    line: socket.socket
+
+
 class Doors:
     """Listeners, and the rooms behind them. Use as a context: leaving closes and ends them all."""
 
@@ -48,6 +55,7 @@ class Doors:
         self._selector = selectors.DefaultSelector()
         self._listeners: dict[Door, socket.socket] = {}
         self._living: dict[Child, _Guest] = {}
+        self._waiting: _Waiting | None = None
         self._left: dict[Child, float] = {}  # vaults whose room has ended: when they must have
         make_run_directories(self.plan)
         self._lock = take_lock(places.run)
@@ -60,6 +68,7 @@ class Doors:
         for door, listener in self._listeners.items():
             listener.close()
             _unlink(door.path)
+        self._dismiss()
         for child in self._living:
             with contextlib.suppress(TimeoutError):  # the others must end all the same
                 child.kill()
@@ -95,6 +104,7 @@ class Doors:
         try:
             self.plan = _load_safe(self.plan.places)
             count = self.open()
+            self._dismiss()  # it has the old plan before its eyes
             print(f"doors: a new plan, {count} doors", file=sys.stderr, flush=True)
         except (OSError, CapkeepError) as error:
             print(f"doors: the new plan is not used: {error}", file=sys.stderr, flush=True)
@@ -104,6 +114,8 @@ class Doors:
         while not should_stop.stop and not self._idle_for_long():
             ready = self._selector.select(timeout=1.0)
             self._follow_plan()
+            if not ready and not self._living:
+                self._keep_waiting()
             self._end_overdue()
             for key in (self._selector.get_map().get(k.fileobj) for k, _ in ready):
                 if key is None:
@@ -112,6 +124,49 @@ class Doors:
                     self._answer(key.fileobj, key.data)
                 else:
                     self._reap(key.fileobj)
+
+    def _keep_waiting(self) -> None:
+        """Start a runner ahead while nothing else happens: the next caller has it 60 ms sooner.
+
+        It holds no secret and no privilege, and gets its caller as a descriptor (SCM_RIGHTS).
+        """
+        if self._waiting is not None:
+            return
+        runner = next(r for r in self.plan.rooms if r.kind is RoomKind.RUNNER)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                child = start(self.plan, runner, theirs, NOBODY_YET).room
+            except (OSError, CapkeepError):
+                ours.close()  # whoever comes next is told why it cannot be started
+                return
+        self._waiting = _Waiting(child, ours)
+        self._selector.register(child, selectors.EVENT_READ)
+
+    def _hand_over(self, caller: socket.socket, uid: int) -> Child | None:
+        """Give a caller to the runner that waits; None if there is none any more."""
+        if self._waiting is None:
+            return None
+        child, line = self._waiting
+        self._waiting = None
+        self._selector.unregister(child)
+        with line:
+            try:
+                socket.send_fds(line, [str(uid).encode()], [caller.fileno()])
+            except OSError:
+                child.kill()
+                return None
+        return child
+
+    def _dismiss(self) -> None:
+        """End the runner that waits."""
+        if self._waiting is not None:
+            child, line = self._waiting
+            self._waiting = None
+            self._selector.unregister(child)
+            line.close()
+            with contextlib.suppress(TimeoutError):
+                child.kill()
 
     def _idle_for_long(self) -> bool:
         if self._living:
@@ -131,6 +186,9 @@ class Doors:
             uid = _peer_uid(caller)
             if self._is_busy(room, room.door, uid):
                 _turn_away(caller, Failure.LOCKED, f"{room.name} is busy")
+                return
+            if room.kind is RoomKind.RUNNER and (child := self._hand_over(caller, uid)):
+                self._watch(child, _Guest(room.name, uid))
                 return
             try:
                 started = start(self.plan, room, caller, uid)
@@ -159,6 +217,9 @@ class Doors:
 
     def _reap(self, child: object) -> None:
         assert isinstance(child, Child)
+        if self._waiting is not None and child is self._waiting.child:
+            self._dismiss()
+            return
         self._selector.unregister(child)
         guest = self._living.pop(child)
         self._left.pop(child, None)

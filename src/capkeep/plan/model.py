@@ -11,6 +11,7 @@ from typing import NamedTuple
 from capkeep.values import SecretSource as SecretSource
 
 PLAN_VERSION = 1
+NOBODY_YET = -1  # Brief.peer_uid of a runner that is started ahead of its caller
 
 
 class Mode(StrEnum):

@@ -16,7 +16,7 @@ from capkeep.kernel.facts import read_facts
 from capkeep.kernel.process import hide_memory
 from capkeep.plan import codec
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import Brief
+from capkeep.plan.model import NOBODY_YET, Brief
 from capkeep.rooms.brief import read_brief
 from capkeep.rooms.proof import weaker
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
@@ -32,8 +32,13 @@ def main() -> int:
     seccomp.install(seccomp.Profile.RUNNER)
     brief = read_brief()
     landlock.restrict(brief.room.grant.write, ())
+    sock = socket.socket(fileno=0)
+    if brief.peer_uid == NOBODY_YET:
+        with sock:
+            sock, uid = _await_caller(sock)
+        brief = brief._replace(peer_uid=uid)
     signal.signal(signal.SIGTERM, _end)
-    with Channel(socket.socket(fileno=0)) as channel:
+    with Channel(sock) as channel:
         try:
             request = _request(channel)
         except (ProtocolError, OSError) as error:
@@ -43,6 +48,16 @@ def main() -> int:
         caller.tell({"event": "done", "exit_code": code})
         caller.drain(10)
     return 0
+
+
+def _await_caller(line: socket.socket) -> tuple[socket.socket, int]:
+    """Started ahead: load what a run needs, then wait for whoever opened us to send a caller."""
+    import capkeep.run.step  # noqa: F401
+
+    said, fds, _, _ = socket.recv_fds(line, 32, 1)
+    if not fds:
+        raise SystemExit(0)  # nobody came, and nobody will
+    return socket.socket(fileno=fds[0]), int(said)
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
