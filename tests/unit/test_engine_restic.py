@@ -243,7 +243,7 @@ def _seconds(feed: object, line: bytes) -> float:
         ("lstat /mnt/x: transport endpoint is not connected", Cause.IO),
         ("lstat /a: no such file or directory", Cause.VANISHED),
         ("open /a: too many levels of symbolic links", Cause.CHANGED),
-        ('file /a changed type, refusing to archive', Cause.CHANGED),
+        ("file /a changed type, refusing to archive", Cause.CHANGED),
         ("readdirent /a: not a directory", Cause.CHANGED),
         ("something else", Cause.UNKNOWN),
     ],

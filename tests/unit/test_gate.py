@@ -210,12 +210,10 @@ def test_a_source_that_lost_too_much_is_suspect(
 
 def test_the_numbers_are_named() -> None:
     _, reasons = outcome(before=Before(12_000, 2000 << 20))
-    assert reasons == (
-        "the sources shrank from 12,000 to 1,000 files, by more than 50%"
-        " (if that is meant: capkeep run --accept-shrink)",
-        "the sources shrank from 2,000.0 to 500.0 MiB, by more than 50%"
-        " (if that is meant: capkeep run --accept-shrink)",
-    )
+    files, size = reasons
+    assert "from 12,000 to 1,000 files, by more than 50%" in files
+    assert "from 2,000.0 to 500.0 MiB, by more than 50%" in size
+    assert "--accept-shrink" in files
 
 
 def test_a_handful_of_files_may_come_and_go() -> None:
