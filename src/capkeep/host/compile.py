@@ -14,7 +14,7 @@ from capkeep.host.apply import Change
 from capkeep.kernel.process import interpreter
 from capkeep.plan.compile import HostFacts, compile_plan, users_needed
 from capkeep.plan.load import NoPlanError, load_plan
-from capkeep.plan.model import Mode, Places, Plan
+from capkeep.plan.model import Mode, Places, Plan, Room
 
 
 class Compiler:
@@ -38,7 +38,9 @@ class Compiler:
 
     def plan(self) -> Plan:
         """The plan. Raises RefusedError where it would execute what others can change."""
-        plan = compile_plan(self._config, self._host())._replace(created_users=self._created)
+        plan = compile_plan(self._config, self._host())
+        rooms = tuple(_hide_by_real_names(room) for room in plan.rooms)
+        plan = plan._replace(created_users=self._created, rooms=rooms)
         apply.refuse_untrusted(plan, os.geteuid())
         apply.refuse_foreign_repositories(plan)
         return plan
@@ -73,6 +75,12 @@ def _own_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+def _hide_by_real_names(room: Room) -> Room:
+    """Hide what a name leads to: a reader kept from a link could still open its target."""
+    hide = tuple(dict.fromkeys(map(os.path.realpath, room.grant.hide)))
+    return room._replace(grant=room.grant._replace(hide=hide))
 
 
 def rclone() -> str:
