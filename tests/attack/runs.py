@@ -22,12 +22,13 @@ from capkeep.kernel.process import spawn
 from capkeep.plan.compile import HostFacts, compile_plan
 from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind
 from tests.attack.attempts import ATTEMPTS, BY_NAME, Aftermath
+from tests.attack.user_mode import UserMode
 from tests.attack.world import LIMITS, PYTHON, UIDS, Watcher, World, tree_digest
 
 ALONE = ("setuid-program", "capable-program", "fill-disk")  # each needs a run of its own
 DISK = 24 << 20  # bytes of the disk that is filled; the room must leave half of it free
 CONTROLS = ("without", "root", "today")
-ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner")
+ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "user")
 
 
 class Outcome(NamedTuple):
@@ -101,6 +102,7 @@ class Stage:
     def __init__(self, world: World, restic: str) -> None:
         self.world = world
         self.restic = restic
+        self._user: UserMode | None = None
         self.base = world.base
         self.repository = f"{self.base}/repositories/repo"
         self._make_repository()
@@ -196,7 +198,7 @@ free-space = "{DISK >> 21}MiB"
             "results": f"r-{secrets.token_hex(4)}",
         }
         world.current_uid = uid
-        watcher = Watcher(uid)
+        watcher = Watcher(uid, in_user_namespace=column == "user")
         before = tree_digest(self.repository)
         with contextlib.ExitStack() as stack:
             watcher.start()
@@ -220,6 +222,8 @@ free-space = "{DISK >> 21}MiB"
     def _runner(self, column: str) -> Callable[[dict[str, str], int, contextlib.ExitStack], "Ran"]:
         if column in CONTROLS:
             return lambda targets, uid, stack: self._without(column, targets, uid, stack)
+        if column == "user":
+            return self._as_user
         if column in ("vault", "runner"):
             return lambda targets, uid, stack: self._in_place_of(column, targets, uid, stack)
         return lambda targets, uid, stack: self._as_engine(column, targets, uid, stack)
@@ -293,6 +297,18 @@ free-space = "{DISK >> 21}MiB"
         note = str({k: v for k, v in result.items() if k in ("failure", "text", "engine_words")})
         filled = None if targets["only"] != "fill-disk" else free_bytes(out) < 1 << 20
         return Ran(out, note[-300:], "", self._vault_serves(), filled)
+
+    def _as_user(self, targets: dict[str, str], uid: int, stack: contextlib.ExitStack) -> "Ran":
+        """In the engine's place of a reader that a normal user has for his own files."""
+        if self._user is None:
+            self._user = UserMode(self.world, self.restic)
+        mode = self._user
+        targets |= mode.targets | {"out": mode.out, "roomed": "yes"}
+        if targets["only"] == "fill-disk":
+            small_disk(mode.out, uid, stack)
+        note = mode.run(self.world.program(f"user-{secrets.token_hex(4)}", targets))
+        filled = None if targets["only"] != "fill-disk" else free_bytes(mode.out) < 1 << 20
+        return Ran(mode.out, note[-300:], "", True, filled)
 
     def _vault_serves(self) -> bool:
         """Whether the repository can still be listed by somebody else."""

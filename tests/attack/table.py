@@ -33,7 +33,8 @@ GROUPS = {
     "limits": "Limits",
 }  # fmt: skip
 NO = "\N{EN DASH}"
-HEAD = ("attempt", "no sandbox", "setcap today", *ROOMS)
+TITLES = {"user": "reader in user mode"}
+HEAD = ("attempt", "no sandbox", "setcap today", *(TITLES.get(r, r) for r in ROOMS))
 INTRODUCTION = """\
 # What a hostile engine gets
 

@@ -24,7 +24,7 @@ SETTING = Path("/proc/sys/kernel/poweroff_cmd")  # a word that nobody reads befo
 HOSTILE = Path(__file__).parent / "hostile.py"
 # Users without names, of this run alone: two runs on one machine do not see each other.
 _FIRST = 1_000_000 + secrets.randbelow(100_000) * 10
-_NAMES = ("reader", "vault", "keeper", "viewer", "restorer", "runner", "today", "other")
+_NAMES = ("reader", "vault", "keeper", "viewer", "restorer", "runner", "today", "other", "user")
 UIDS = {name: _FIRST + i for i, name in enumerate(_NAMES)}
 LIMITS = {"memory": 320 << 20, "processes": 64, "descriptors": 8192}
 VICTIM = """
@@ -55,9 +55,10 @@ class Seen(NamedTuple):
 class Watcher(threading.Thread):
     """Looks at every process of a user, many times a second, as root from outside."""
 
-    def __init__(self, uid: int) -> None:
+    def __init__(self, uid: int, *, in_user_namespace: bool = False) -> None:
         super().__init__(daemon=True)
         self.uid = uid
+        self._is_expected = in_user_namespace
         self.things: set[str] = set()
         self.most = [0, 0, 0, 0]
         self._done = threading.Event()
@@ -108,7 +109,7 @@ class Watcher(threading.Thread):
         if int(status["TracerPid"]):
             self.things.add("traced")
         if os.stat(f"/proc/{pid}/ns/user").st_ino != self._namespace:
-            self.things.add("user-namespace")
+            self.things.update(() if self._is_expected else ("user-namespace",))
         with open(f"/proc/{pid}/mountinfo") as file:
             self.things.update(f"mount:{line.split(' - ')[1].split()[1]}" for line in file
                                if " - tmpfs capkeep-" in line)  # fmt: skip
