@@ -286,11 +286,11 @@ def test_a_parent_can_be_chosen(lab: Lab) -> None:
 
 
 def test_progress_is_told(lab: Lab) -> None:
-    noise(lab.source / "big", 8 * BIG)
+    noise(lab.source / "big", 4 * BIG)
     done = lab.backup()
     steps = [e for e in read(done) if isinstance(e, Progress)]
     assert steps
     assert len(steps) < 200
     assert any(p.current == (f"{lab.source}/big",) for p in steps)
-    assert all(p.bytes <= 8 * BIG for p in steps)
+    assert all(p.bytes <= 4 * BIG for p in steps)
     assert sorted(p.bytes for p in steps) == [p.bytes for p in steps]

@@ -132,7 +132,7 @@ def test_unlocking_leaves_the_living_alone(lab: Lab) -> None:
         assert any((lab.repo / "locks").iterdir())
 
 
-@pytest.mark.parametrize("read_data", ["all", "100%", "1/1", "1G"])
+@pytest.mark.parametrize("read_data", ["all", "1G"])
 def test_a_sound_repository_passes_every_check(lab: Lab, read_data: str) -> None:
     filled(lab)
     done = lab.run(RESTIC.check(lab.call, read_data=read_data))
@@ -229,7 +229,7 @@ def test_an_unreachable_repository(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_backup(lab: Lab, number: signal.Signals) -> None:
-    (lab.source / "data").write_bytes(os.urandom(64 * MIB))
+    (lab.source / "data").write_bytes(os.urandom(40 * MIB))
     with running(lab, RESTIC.backup(lab.call, lab.job())) as process:
         until(lambda: bool(packs(lab)))
         process.send_signal(number)

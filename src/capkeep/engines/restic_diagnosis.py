@@ -5,7 +5,6 @@ Where several texts fit, the first in the table wins: the cause before its conse
 """
 
 import re
-import signal
 from typing import Final
 
 from capkeep.engines.base import Diagnosis
@@ -141,6 +140,8 @@ def _silent_failure(tail: tuple[str, ...]) -> Diagnosis | None:
 
 
 def _by_signal(number: int, words: str) -> Diagnosis:
+    import signal  # costs a room 1 ms of its start, and is needed when things have gone wrong
+
     if number in (signal.SIGINT, signal.SIGTERM):
         return Diagnosis(Failure.STOPPED, _SENTENCES[Failure.STOPPED], words)
     try:
