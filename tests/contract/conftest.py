@@ -116,7 +116,7 @@ def laboratory() -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True, timeout=SECONDS)
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=SECONDS)
         place.rmdir()
 
 
@@ -197,7 +197,7 @@ def small_disk(lab: Lab) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True, timeout=SECONDS)
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=SECONDS)
 
 
 def _mount(words: Sequence[str]) -> None:
