@@ -1,5 +1,5 @@
 # Every target sets up what it needs by itself (see ./test); a second time that takes a second.
-.PHONY: help fast test lint types unit contract rooms attack fault format lock demo demo-clean \
+.PHONY: help fast test lint types unit contract rooms system attack fault format lock demo demo-clean \
 	attack-table bench-run bench-split bench-start bench-memory
 
 help:  ## show the targets
@@ -11,7 +11,7 @@ fast:  ## lint, types and unit tests: under a minute, without root
 test:  ## everything, as continuous integration does
 	./test
 
-lint types unit contract rooms attack fault:  ## one suite
+lint types unit contract rooms system attack fault:  ## one suite
 	./test $@
 
 format:  ## put the source in its one form

@@ -4,12 +4,13 @@ The room's program trusts neither its caller (whose requests come from a fixed v
 engine (which is confined further than the room before it starts, and whose output is only read).
 """
 
+import fcntl
 import os
 import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 from capkeep.errors import CapkeepError, Failure, StepError
@@ -29,7 +30,10 @@ VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
 ENGINE_END_SECONDS: Final = 60  # from its last word to its end
 READ_SIZE: Final = 1 << 18
-LINE_LIMIT: Final = 4 << 20  # bytes of one line of an engine's output
+LINE_LIMIT: Final = 16 << 20  # bytes of one line; all snapshots of a repository are one line
+PIPE_SIZE: Final = 1 << 20  # bytes; the most that anybody may ask for (pipe-max-size, proc(5))
+BUSY_READ: Final = 1 << 16  # bytes at once that mean there is more to come
+BUSY_PAUSE: Final = 0.01  # seconds
 
 OptionT = TypeVar("OptionT", str, int, bool)
 
@@ -203,6 +207,8 @@ class EngineRoom:
         """
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
+        with suppress(OSError):  # the user's pipes may have reached their limit; small ones do too
+            fcntl.fcntl(out_read, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         ports = [self._listener.getsockname()[1]] if self._listener else []
         confine = None if self.brief.room.grant.network else self._confine(ports)
         try:
@@ -298,6 +304,9 @@ class Engine:
     def _read(self, fd: int, on_line: Callable[[str, bytes], None]) -> None:
         data = os.read(fd, READ_SIZE)
         stream = self._open[fd]
+        if len(data) >= BUSY_READ:
+            # An engine names every file: reading seldom and much leaves the processor to it.
+            time.sleep(BUSY_PAUSE)
         if not data:
             del self._open[fd]
             if self._partial[fd]:
