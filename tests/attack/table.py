@@ -99,10 +99,13 @@ def row(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def main() -> int:
+    from tests.attack import layers
+
     with stage(str(list(restic_programs().values())[-1])) as ready:
         controls = run_controls(ready)
         rooms = {room: ready.run(room, all_names()) for room in ROOMS}
-    print(render(controls, rooms), end="")
+        print(render(controls, rooms), end="", flush=True)
+        print(layers.render(ready), end="")
     bad = [f"{r}: {n}" for r, rs in rooms.items() for n, o in rs.items()
            if o.got and (r, n) not in GRANTED]  # fmt: skip
     print("\n".join(bad), file=sys.stderr)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attack import table
+from tests.attack import layers, table
 from tests.attack.attempts import ATTEMPTS
 from tests.attack.runs import ROOMS, Results, Stage, all_names, stage
 from tests.engines import restic_programs
@@ -57,3 +57,22 @@ def test_no_way_out_of(room: str, ready: Stage) -> None:
     assert escaped == {}
     silent = {n for n, o in results.items() if "never reported" in o.said}
     assert not silent, "each attempt must have been tried"
+
+
+def test_the_older_landlock_of_debian_12_is_enough_for_a_reader(ready: Stage) -> None:
+    with layers.without(ready, layers.DEBIAN_12):
+        assert layers.escaped("reader", ready.run("reader", all_names())) == ()
+
+
+def test_the_filters_are_what_stops_some_of_them(ready: Stage) -> None:
+    """Else they would be there for nothing."""
+    names = ("open-by-handle", "socket-on-source", "set-up-io-uring", "store-in-keyring")
+    with layers.without(ready, layers.LAYERS[-1]):
+        assert layers.escaped("reader", ready.run("reader", names)) == names
+
+
+def test_landlock_is_what_stops_some_of_them(ready: Stage) -> None:
+    with layers.without(ready, layers.LAYERS[1]):
+        assert layers.escaped("reader", ready.run("reader", ("write-to-fifo",))) == (
+            "write-to-fifo",
+        )
