@@ -4,6 +4,7 @@
 the client. The engine and rclone are not capkeep's. `small_peak_mib`: the same with the small job.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def peak_kib(pid: int) -> tuple[str, int]:
     return name, int(lines[0].split()[1]) if lines else 0
 
 
-def peaks(host: Installed) -> dict[str, int]:
+def peaks(host: Installed, count: int) -> dict[str, int]:
     """Back up once and watch: KiB by name."""
     assert host.doors is not None, "the doors are open"
     found: dict[str, int] = {}
@@ -73,6 +74,15 @@ def peaks(host: Installed) -> dict[str, int]:
             time.sleep(LOOK_SECONDS)
         if client.returncode != 0:
             raise RuntimeError(f"the run ended with {client.returncode}")
+    said = subprocess.run(
+        [CAPKEEP, "--prefix", host.place, "status", "--json"],
+        env=QUIET,
+        capture_output=True,
+        check=True,
+    ).stdout
+    found_files = json.loads(said)["jobs"][0]["totals"]["total_files"]
+    if found_files < count:
+        raise RuntimeError(f"the run saw {found_files} of {count} files")
     return found
 
 
@@ -88,7 +98,7 @@ def main() -> None:
             make_files(source, count)
             with installed(place / f"capkeep-{count}", source, restic) as host:
                 host.capkeep("init")
-                found[count] = peaks(host)
+                found[count] = peaks(host, count)
             for name, kib in sorted(found[count].items(), key=lambda item: -item[1]):
                 say(f"{kib / 1024:8.1f} MiB  {name}")
     result(

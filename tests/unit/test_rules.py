@@ -81,6 +81,13 @@ def test_every_module_says_what_it_is(file: Path) -> None:
     assert ast.get_docstring(ast.parse(file.read_text()))
 
 
+def test_every_folder_of_tests_is_a_suite() -> None:
+    listed = re.search(r"^suites=\((.+)\)$", (ROOT / "test").read_text(), re.MULTILINE)
+    assert listed is not None
+    folders = {file.parent.name for file in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= set(listed[1].split())
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
