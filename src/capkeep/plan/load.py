@@ -21,7 +21,9 @@ def load_plan(places: Places) -> Plan:
             state = os.fstat(file.fileno())
             text = file.read()
     except FileNotFoundError as error:
-        raise NoPlanError(f"there is no plan at {path}", hint="run `capkeep apply` first") from error
+        raise NoPlanError(
+            f"there is no plan at {path}", hint="run `capkeep apply` first"
+        ) from error
     except PermissionError as error:
         raise RefusedError(
             f"you may not read {path}",
