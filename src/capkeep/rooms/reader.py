@@ -4,6 +4,8 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from capkeep.engines.base import (
@@ -25,6 +27,7 @@ from capkeep.rooms.calls import Caller
 from capkeep.rooms.protocol import Message
 
 PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
+OWNERS_NAMED: Final = 3
 KINDS: Final = {stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 CAUSES: Final = {
     errno.EACCES: Cause.DENIED, errno.EPERM: Cause.DENIED, errno.ENOENT: Cause.VANISHED,
@@ -56,6 +59,8 @@ def backup(room: EngineRoom, request: Message) -> Message:
     room.await_vault()
     command = caller.engine.backup(caller.call, _visible(room, caller.engine, job), dry_run=dry_run)
     code = caller.run(command, take, job.timeout_seconds)
+    if room.brief.mode is Mode.USER:
+        _tell_foreign_owners(room, job)
     found = caller.engine.diagnose(code, reader.tail, backup=True)
     engine = caller.name()
     return {
@@ -131,6 +136,47 @@ def _is_empty(path: str) -> bool:
             return next(entries, None) is None
     except OSError:
         return False  # unreadable is not empty; the engine will say so
+
+
+def _tell_foreign_owners(room: EngineRoom, job: Job) -> None:
+    """Without root, every other owner looks the same, and so it is kept (user_namespaces(7)).
+
+    Looked at after the engine, when the kernel still remembers what it has read.
+    """
+    nobody = (_number("/proc/sys/fs/overflowuid"), _number("/proc/sys/fs/overflowgid"))
+    hidden = {*_hidden(room, job), *(point for point, _ in room.brief.left_out)}
+    count, named = 0, []
+    for path, state in _entries(job.include, hidden):
+        if state.st_uid == nobody[0] or state.st_gid == nobody[1]:
+            count += 1
+            if count <= OWNERS_NAMED:
+                named.append(path)
+    if count:
+        more = f" and {count - len(named)} more" if count > len(named) else ""
+        text = f"not your own, and kept without owner or group: {', '.join(named)}{more}"
+        room.tell({"event": "warning", "text": text})
+
+
+def _number(path: str) -> int:
+    with open(path, "rb") as file:
+        return int(file.read())
+
+
+def _entries(paths: tuple[str, ...], hidden: set[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """All that can be seen, links unfollowed; keeps no more than the directories still to read."""
+    waiting = list(paths)
+    for path in paths:
+        with suppress(OSError):
+            yield path, os.lstat(path)
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.path in hidden:
+                    continue
+                with suppress(OSError):
+                    yield entry.path, entry.stat(follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
 
 
 def _read_canary(path: str) -> None:

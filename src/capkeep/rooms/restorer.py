@@ -12,9 +12,10 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from capkeep.engines.base import Entry
+from capkeep.engines.base import Entry, Event, LineReader, Unreadable, Warned
 from capkeep.errors import Failure, StepError
 from capkeep.kernel import seccomp
+from capkeep.plan.model import Mode
 from capkeep.rooms.base import EngineRoom, option, option_list, serve
 from capkeep.rooms.calls import Caller, done, pass_on
 from capkeep.rooms.protocol import Message, ProtocolError
@@ -27,6 +28,9 @@ KINDS: Final = {
     "dir": stat.S_IFDIR, "file": stat.S_IFREG, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO,
     "dev": stat.S_IFBLK, "chardev": stat.S_IFCHR,
 }  # fmt: skip
+# What the kernel answers in a user namespace that has no such user (chown(2), user_namespaces(7)).
+FOREIGN_OWNER: Final = re.compile(r"lchown .*: invalid argument$", re.IGNORECASE | re.DOTALL)
+ERROR_COUNT: Final = re.compile(r"Fatal: There were \d+ errors")
 UNKNOWN: Final = "\ufffd"
 NOT_UTF8: Final = re.compile(
     "[\udc80-\udcff]"
@@ -62,9 +66,10 @@ def restore(room: EngineRoom, request: Message) -> Message:
         caller.call, snapshot, target, include=paths, verify=True,
         sparse=abilities.sparse_restore,
     )  # fmt: skip
-    reader = caller.engine.read_restore()
+    reader = _Owners(caller.engine.read_restore(), forgive=room.brief.mode is Mode.USER)
     code = caller.run(command, pass_on(room, reader), DAYS)
-    caller.raise_for(code, reader.tail)
+    if not reader.nothing_else:
+        caller.raise_for(code, reader.tail)
     differing = _compare(room, listing, target)
     if differing:
         raise StepError(
@@ -75,6 +80,43 @@ def restore(room: EngineRoom, request: Message) -> Message:
     summary: Message = {"entries": listing.count, "bytes": listing.bytes, "snapshot": snapshot,
                         "target": target}  # fmt: skip
     return done(caller, f"restored and verified {listing.count} entries", summary)
+
+
+class _Owners:
+    """Leaves out the complaints about owners that nobody can give without root.
+
+    They are not lost: every entry is compared afterwards, and what became one's own is told.
+    """
+
+    def __init__(self, reader: LineReader, *, forgive: bool) -> None:
+        self._reader = reader
+        self._forgive = forgive
+        self._owners = self._others = 0
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        return self._reader.tail
+
+    @property
+    def nothing_else(self) -> bool:
+        """Whether owners, and they alone, are what the engine could not restore."""
+        return bool(self._owners) and not self._others
+
+    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
+        events = self._reader.feed(stream, line)
+        return tuple(e for e in events if not (self._forgive and self._is_owner(e)))
+
+    def _is_owner(self, event: Event) -> bool:
+        if isinstance(event, Unreadable):
+            foreign = bool(FOREIGN_OWNER.search(event.detail))
+            self._owners += foreign
+            self._others += not foreign
+            return foreign
+        if isinstance(event, Warned):
+            counted = self.nothing_else and bool(ERROR_COUNT.match(event.text))
+            self._others += not counted
+            return counted
+        return False
 
 
 class _Listing:
@@ -142,8 +184,12 @@ def _refuse_conflicts(room: EngineRoom, listing: _Listing, target: str) -> None:
 
 def _compare(room: EngineRoom, listing: _Listing, target: str) -> int:
     """How many entries differ from the snapshot; tells the caller of each."""
-    count = 0
+    count = given = 0
+    grant = room.brief.room.grant
     for entry in listing:
+        if room.brief.mode is Mode.USER and (entry.uid, entry.gid) != (grant.uid, grant.gid):
+            given += 1
+            entry = entry._replace(uid=grant.uid, gid=grant.gid)  # noqa: PLW2901
         # Names that the engine cannot write down exactly may look alike: one of them must be it.
         each = [list(_differences(entry, place)) for place in places(target, entry.path)]
         differences = min(each, key=len)
@@ -153,6 +199,9 @@ def _compare(room: EngineRoom, listing: _Listing, target: str) -> int:
                 room.tell({
                     "event": "difference", "path": entry.path, "detail": "; ".join(differences),
                 })  # fmt: skip
+    if given:
+        text = f"{given} entries have another owner or group in the snapshot; without root they are yours"
+        room.tell({"event": "warning", "text": text})
     return count
 
 

@@ -1,0 +1,190 @@
+"""`apply`, `plan` and `remove` as root uses them: with users of its own, and nothing left behind."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import capkeep
+from tests.engines import restic_programs
+from tests.rooms.house import wait_for
+from tests.system.conftest import SECONDS, Said
+
+PREFIX = f"cke2e{os.getpid()}"
+CONFIG = """
+[host]
+user-prefix = "{prefix}"
+group = "{prefix}"
+[repositories.repo]
+engine = "restic"
+location = "{base}/repo"
+password = {{ file = "{base}/etc/secrets/repo" }}
+[engines.restic]
+program = "{restic}"
+[jobs.job]
+repositories = ["repo"]
+include = ["{base}/source"]
+"""
+
+
+class Host:
+    """Where `capkeep --prefix` is run."""
+
+    def __init__(self, base: str) -> None:
+        self.base = Path(base)
+        self.base.chmod(0o755)
+        self.package = self.base / "lib" / "capkeep"
+        shutil.copytree(Path(capkeep.__file__).parent, self.package,
+                        ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
+        self.restic = self.base / "restic"
+        shutil.copy(restic_programs()["0.14"], self.restic)
+        (self.base / "source").mkdir()
+        (self.base / "source" / "file").write_text("kept\n")
+        (self.base / "etc" / "secrets").mkdir(parents=True)
+        (self.base / "etc" / "secrets").chmod(0o700)
+        (self.base / "etc" / "secrets" / "repo").write_text("a password\n")
+        (self.base / "etc" / "secrets" / "repo").chmod(0o600)
+        self.config = self.base / "etc" / "capkeep.toml"
+        self.config.write_text(CONFIG.format(prefix=PREFIX, base=base, restic=self.restic))
+
+    def __call__(self, *words: str) -> Said:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "capkeep", "--prefix", str(self.base), *words],
+            env={"PATH": "/usr/sbin:/usr/bin", "PYTHONPATH": str(self.package.parent),
+                 "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd="/", capture_output=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
+        return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    """A host on which everything has been applied, and is taken back at the end."""
+    base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
+    try:
+        host = Host(base)
+        made = host("apply")
+        assert made.code == 0, made
+        try:
+            yield host
+        finally:
+            host("remove", "--delete-records")
+    finally:
+        shutil.rmtree(base)
+
+
+def ours() -> list[str]:
+    return [u.pw_name for u in pwd.getpwall() if u.pw_name.startswith(PREFIX)]
+
+
+@contextlib.contextmanager
+def mode(path: Path, bits: int) -> Iterator[None]:
+    before = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(bits)
+    try:
+        yield
+    finally:
+        path.chmod(before)
+
+
+def test_the_users_of_the_rooms_can_log_in_nowhere(host: Host) -> None:
+    assert PREFIX in ours()
+    assert f"{PREFIX}-reader" in ours()
+    for name in ours():
+        assert pwd.getpwnam(name).pw_shell.endswith(("nologin", "false"))
+
+
+def test_a_second_apply_changes_nothing(host: Host) -> None:
+    for verb in ("plan", "apply", "plan"):
+        done = host(verb)
+        assert (done.code, done.out) == (0, "nothing to change\n"), done
+
+
+def test_nobody_else_can_change_the_plan_or_read_secrets(host: Host) -> None:
+    runner = pwd.getpwnam(PREFIX)
+    wanted = {
+        "etc/secrets": (0, 0, 0o700),
+        "etc/canary": (0, 0, 0o600),
+        "state": (0, 0, 0o755),
+        "state/plan.json": (0, runner.pw_gid, 0o640),
+        "state/records": (runner.pw_uid, runner.pw_gid, 0o750),
+        "run": (0, 0, 0o755),
+        "run/stage": (0, 0, 0o700),
+    }
+    for name, (uid, gid, bits) in wanted.items():
+        found = (host.base / name).stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (uid, gid, bits), name
+    vault = pwd.getpwnam(f"{PREFIX}-vault")
+    repository = (host.base / "repo").stat()
+    assert (repository.st_uid, stat.S_IMODE(repository.st_mode)) == (vault.pw_uid, 0o700)
+
+
+@pytest.mark.parametrize("verb", ["plan", "apply"])
+@pytest.mark.parametrize("which", ["engine", "package"])
+def test_what_others_can_change_is_never_executed(host: Host, verb: str, which: str) -> None:
+    path = host.restic if which == "engine" else host.package / "rooms" / "reader.py"
+    with mode(path, 0o777):
+        refused = host(verb)
+    assert refused.code == 4, refused
+    assert str(path) in refused.err
+
+
+@pytest.mark.parametrize("verb", ["plan", "apply"])
+def test_somebody_elses_repository_is_not_taken_over(host: Host, verb: str) -> None:
+    repository = host.base / "repo"
+    owner = repository.stat().st_uid
+    (repository / "config").write_text("hers")
+    os.chown(repository, 70000, 70000)
+    try:
+        refused = host(verb)
+        assert refused.code == 4, refused
+        assert str(repository) in refused.err
+        assert repository.stat().st_uid == 70000
+    finally:
+        (repository / "config").unlink()
+        os.chown(repository, owner, owner)
+
+
+def test_root_runs_without_doors_being_open_and_what_it_needs_goes_again(host: Host) -> None:
+    made = host("init")
+    assert made.code == 0, made
+    done = host("run")
+    assert done.code == 0, done
+
+
+def test_remove_leaves_the_repository_and_the_configuration(host: Host) -> None:
+    host("init")
+    before = sorted(p.name for p in (host.base / "repo").iterdir())
+    try:
+        removed = _remove(host)
+        assert removed.code == 0, removed
+        assert ours() == []
+        assert sorted(p.name for p in (host.base / "repo").iterdir()) == before
+        assert host.config.exists()
+        assert (host.base / "etc/secrets/repo").exists()
+        for name in ("run", "cache", "state/plan.json", "state/vault", "etc/canary"):
+            assert not (host.base / name).exists(), name
+    finally:
+        # A removed user's number may be another's by now: apply says what must be handed over.
+        shutil.rmtree(host.base / "repo")
+        assert host("apply").code == 0
+
+
+def _remove(host: Host) -> Said:
+    """Remove, once the doors that a run has opened for a while are closed again."""
+    answers: list[Said] = []
+
+    def removed() -> bool:
+        answers.append(host("remove"))
+        return answers[-1].code == 0
+
+    wait_for(removed, 30)
+    return answers[-1]
