@@ -55,8 +55,8 @@ def peak_kib(pid: int) -> tuple[str, int]:
     if "python" not in os.path.basename(program):
         return "", 0
     lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    code = next((w for w in words if w.startswith("import sys")), "")
-    name = code.partition("from ")[2].partition(" import")[0] or words[-1] or words[-2]
+    code = next((w for w in words if "import main" in w), "")
+    name = code.partition("; from ")[2].partition(" import")[0] or words[-1] or words[-2]
     return name, int(lines[0].split()[1]) if lines else 0
 
 

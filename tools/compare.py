@@ -5,8 +5,8 @@ usage: tools/compare.py RESTORED REFERENCE PATH…     (as root; PATH came back 
 
 Nothing of capkeep is used here: this is the second opinion. Named apart and not counted as
 differences: live files that changed after REFERENCE was touched (before the backup), sockets (no
-engine restores them), and files that something is mounted over, since a backup keeps what lies below
-a mount.
+engine restores them), and files that something is mounted over, since a backup keeps what lies
+below a mount.
 """
 
 import hashlib
