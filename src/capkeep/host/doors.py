@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Final, NamedTuple
 
-from capkeep.errors import CapkeepError, Failure, RefusedError
+from capkeep.errors import CapkeepError, Failure, RefusedError, StepError
 from capkeep.host.apply import make_run_directories, refuse_untrusted
 from capkeep.host.start import start
 from capkeep.kernel.process import Child
@@ -195,7 +195,8 @@ class Doors:
             except Exception as error:  # noqa: BLE001 - one room must not close all others' doors
                 text = f"{room.name} cannot be opened: {error}"
                 print(f"doors: {text}", file=sys.stderr, flush=True)
-                _turn_away(caller, Failure.ENGINE, text)
+                failure = error.failure if isinstance(error, StepError) else Failure.ENGINE
+                _turn_away(caller, failure, text)
                 return
         self._watch(started.room, _Guest(room.name, uid, started.vault))
         if started.vault is not None:

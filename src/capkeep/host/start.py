@@ -5,10 +5,11 @@ import resource
 import socket
 from typing import Final, NamedTuple
 
+from capkeep.errors import Failure, StepError
 from capkeep.host.bubblewrap import render
 from capkeep.host.secrets import fetch
 from capkeep.kernel import mounts
-from capkeep.kernel.facts import host_namespaces
+from capkeep.kernel.facts import host_namespaces, own_bounding
 from capkeep.kernel.process import Child, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import Access, Brief, Limits, Mode, Plan, Room, View
@@ -49,6 +50,7 @@ def start(
     plan: Plan, room: Room, caller: socket.socket, peer_uid: int, target: Target | None = None
 ) -> Started:
     """Start `room` for a caller. Raises OSError or CapkeepError; then nothing is left running."""
+    _refuse_lost_capabilities(room)
     if room.wire is None:
         return Started(_start_one(plan, room, caller, peer_uid, target=target), None)
     near, far = socket.socketpair()
@@ -61,6 +63,17 @@ def start(
             vault.kill()
             raise
         return Started(main, vault)
+
+
+def _refuse_lost_capabilities(room: Room) -> None:
+    """What nobody on this host has, no room can be given. Raises StepError naming it."""
+    lost = sorted(set(room.grant.capabilities) - set(own_bounding()))
+    if lost:
+        raise StepError(
+            Failure.WEAKENED,
+            f"{', '.join(lost)} cannot be given to {room.name}: this host, or a container around"
+            " it, has taken it away for good",
+        )
 
 
 def _start_one(

@@ -75,6 +75,11 @@ def read_facts(pid: int | None, host: tuple[tuple[str, int], ...]) -> Facts:
     )
 
 
+def own_bounding() -> tuple[str, ...]:
+    """The capabilities that this process, and whatever it starts, can ever have."""
+    return capability_names(int(_status("/proc/self")["CapBnd"], 16))
+
+
 def host_namespaces() -> tuple[tuple[str, int], ...]:
     """The namespaces of the caller, which is a process of the host itself."""
     return namespaces("/proc/self")

@@ -4,6 +4,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from capkeep.errors import Failure, StepError
@@ -50,7 +51,9 @@ class Visit:
     ) -> Message:
         """The room's result. Raises StepError: timeout, stopped, or interrupted (no result)."""
         try:
-            self._channel.send(request)
+            # Who is turned away at the door finds it shut, and the reason lying there.
+            with suppress(BrokenPipeError):
+                self._channel.send(request)
             self._channel.sock.setblocking(False)  # a room may stop inside a message
             return self._hear_out(on_event, caller, deadline)
         except TimeoutError as error:
