@@ -29,10 +29,11 @@ REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
 ENGINE_END_SECONDS: Final = 60  # from its last word to its end
+TEXT_LIMIT: Final = 1 << 14  # characters; a path has at most 4096 bytes (PATH_MAX)
 READ_SIZE: Final = 1 << 18
 LINE_LIMIT: Final = 16 << 20  # bytes of one line; all snapshots of a repository are one line
 PIPE_SIZE: Final = 1 << 20  # bytes; the most that anybody may ask for (pipe-max-size, proc(5))
-BUSY_READ: Final = 1 << 16  # bytes at once that mean there is more to come
+BUSY_READ: Final = 1 << 17  # bytes at once that mean there is more to come
 BUSY_PAUSE: Final = 0.01  # seconds
 
 OptionT = TypeVar("OptionT", str, int, bool)
@@ -58,6 +59,13 @@ def option_list(request: Message, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise ProtocolError(f"option {name} must be a list of strings")
     return tuple(value)
+
+
+def _clipped(value: object) -> object:
+    """What an engine says may be as long as it likes; what is passed on is what people read."""
+    if isinstance(value, str) and len(value) > TEXT_LIMIT:
+        return value[:TEXT_LIMIT] + "…"
+    return value
 
 
 class EngineRoom:
@@ -108,9 +116,9 @@ class EngineRoom:
     # -- caller
 
     def tell(self, message: Message) -> None:
-        """Say something to the caller. Raises Stopped when it is gone."""
+        """Say something to the caller, no text of it at great length. Raises Stopped if it is gone."""
         try:
-            self.caller.send(message)
+            self.caller.send({k: _clipped(v) for k, v in message.items()})
         except OSError as error:
             raise Stopped("the caller is gone") from error
 
