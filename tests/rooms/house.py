@@ -19,7 +19,7 @@ from capkeep.kernel.process import Child, python, spawn
 from capkeep.plan.compile import HostFacts, compile_plan
 from capkeep.plan.model import Mode, Places, Plan, RoomKind
 from capkeep.rooms.protocol import Channel, Message
-from tests.engines import restic_programs
+from tests.engines import rclone, restic_programs
 
 INTERPRETER: Final = os.path.realpath("/usr/bin/python3")
 GROUP: Final = 61200
@@ -68,6 +68,7 @@ class House:
         facts = HostFacts(
             mode=Mode.SYSTEM, places=self.places, group=GROUP, interpreter=INTERPRETER,
             package=self.package, hostname="house", users={n: (u, u) for n, u in users.items()},
+            rclone=str(rclone()),
         )  # fmt: skip
         return compile_plan(load(self.places.config), facts)
 

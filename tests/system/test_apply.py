@@ -65,8 +65,8 @@ class Host:
         return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
+@contextlib.contextmanager
+def applied_host() -> Iterator[Host]:
     """A host on which everything has been applied, and is taken back at the end."""
     base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
     try:
@@ -76,9 +76,15 @@ def host() -> Iterator[Host]:
         try:
             yield host
         finally:
-            host("remove", "--delete-records")
+            _remove(host)
     finally:
         shutil.rmtree(base)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with applied_host() as host:
+        yield host
 
 
 def ours() -> list[str]:
