@@ -331,12 +331,7 @@ class World:
 
     def _beside(self, path: str) -> str:
         """A name beside a well-known one: at that itself every program of the machine would call."""
-        path = f"{path}-{secrets.token_hex(4)}"
-        directory = os.path.dirname(path)
-        if not os.path.isdir(directory):
-            os.makedirs(directory, 0o755)
-            os.chmod(directory, 0o755)
-            self.stack.callback(remove_if_empty, directory)
+        path = f"{os.path.dirname(path)}-{secrets.token_hex(4)}"
         self.stack.callback(Path(path).unlink, missing_ok=True)
         return path
 
@@ -408,11 +403,6 @@ class World:
         Path(path).write_text(f"#!/usr/bin/python3 -IS\nTARGETS = {targets!r}\n{text}")
         os.chmod(path, 0o755)
         return path
-
-
-def remove_if_empty(directory: str) -> None:
-    with contextlib.suppress(OSError):  # another run has come to use it
-        os.rmdir(directory)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
