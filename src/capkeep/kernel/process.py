@@ -110,6 +110,11 @@ class Child:
         """End the program: SIGTERM and `grace` seconds first if asked, then SIGKILL."""
         for number in (signal.SIGTERM, signal.SIGKILL) if grace else (signal.SIGKILL,):
             if self.poll() is None:
+                if number == signal.SIGKILL:
+                    # Its group first: a bubblewrap killed while it builds the room would leave a
+                    # child that waits for it for ever. The number is ours until we have waited.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(self.pid, number)
                 signal.pidfd_send_signal(self._pidfd, number)
                 try:
                     return self.wait(grace if number == signal.SIGTERM else 30)
