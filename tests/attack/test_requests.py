@@ -236,7 +236,7 @@ def reader(home: House) -> Room:
 def test_an_engine_that_shouts_costs_the_runner_no_memory(home: House, doors: Child) -> None:
     program = Path(home.base, "lib", "engine")
     program.write_text(
-        "#!/usr/bin/python3 -IS\nimport os\nfor _ in range(300): os.write(2, b'warning: ' + b'x' * 900000 + b'\\n')\n"
+        "#!/usr/bin/python3 -IS\nimport os\nfor _ in range(100): os.write(2, b'warning: ' + b'x' * 900000 + b'\\n')\n"
     )
     program.chmod(0o755)
     repository = home.plan.repository("repo")._replace(program=str(program))
