@@ -113,11 +113,17 @@ class Repository(NamedTuple):
 
     name: str
     engine: str  # "restic"
-    location: str  # as written: "/srv/repo", "sftp:user@host:/path", "s3:https://…", "rest:https://…"
+    location: (
+        str  # as written: "/srv/repo", "sftp:user@host:/path", "s3:https://…", "rest:https://…"
+    )
     program: str  # absolute path of the engine
     environment: tuple[tuple[str, str], ...] = ()  # plain (not secret) settings for the vault
-    options: tuple[tuple[str, str], ...] = ()  # "known-hosts", "ca-file", "port", "region", "rclone"
-    engine_network: bool = False  # the engine itself gets the network: no vault, said in every record
+    options: tuple[
+        tuple[str, str], ...
+    ] = ()  # "known-hosts", "ca-file", "port", "region", "rclone"
+    engine_network: bool = (
+        False  # the engine itself gets the network: no vault, said in every record
+    )
 
 
 class Job(NamedTuple):

@@ -34,4 +34,3 @@ def _long(fields: Message) -> str:
     when = str(mtime)[:16].replace("T", " ")
     shown = size if isinstance(size, int) else 0
     return f"{stat.filemode(bits)} {fields.get('uid')!s:>5} {fields.get('gid')!s:>5} {shown:>12} {when}"
-
