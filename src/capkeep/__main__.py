@@ -1,6 +1,7 @@
 """The only place that exits: an error becomes a sentence, a hint and an exit code."""
 
 import os
+import select
 import sys
 
 from capkeep.cli.main import main as run_command
@@ -24,10 +25,19 @@ def main() -> None:
     except KeyboardInterrupt:
         code = EXIT_CODES[Failure.STOPPED]
     except BrokenPipeError:
+        if not _nobody_reads():
+            raise  # it is about something else, and must not end in silence
         # Whoever read our output has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
     sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read our standard output is gone (POLLERR, poll(2))."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 if __name__ == "__main__":
