@@ -31,20 +31,26 @@ def converse(
             started = start(plan, room, far, os.getuid(), target)
         try:
             with _interruptible():
-                channel.send(request)
-                for message in channel:
+                for message in _heard(channel, request, room):
                     if message.get("event") == "result":
                         return message
                     on_event(message)
             raise StepError(Failure.INTERRUPTED, f"{room.name} ended without a result")
-        except (OSError, ProtocolError) as error:
-            raise StepError(Failure.INTERRUPTED, f"{room.name}: {error}") from error
         finally:
             channel.close()
             for child in started.children():
                 with contextlib.suppress(TimeoutError):
                     child.wait(END_SECONDS)
                 child.kill()
+
+
+def _heard(channel: Channel, request: Message, room: Room) -> Iterator[Message]:
+    """What the room says to a request. Raises StepError; what its hearer raises is his own."""
+    try:
+        channel.send(request)
+        yield from channel
+    except (OSError, ProtocolError) as error:
+        raise StepError(Failure.INTERRUPTED, f"{room.name}: {error}") from error
 
 
 @contextlib.contextmanager
