@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from capkeep.kernel import libc
 from capkeep.kernel.facts import CAPABILITIES, Facts, host_namespaces, read_facts
-from capkeep.kernel.process import PR_SET_DUMPABLE, Child, hide_memory, prctl, spawn
+from capkeep.kernel.process import PR_SET_DUMPABLE, Child, hide_memory, spawn
 
 SETPRIV = ("/usr/bin/setpriv", "--reuid=61501", "--regid=61502", "--clear-groups")
 SLEEP = ("/usr/bin/sleep", "30")
@@ -37,7 +38,8 @@ def wait_for(child: Child, name: str) -> None:
 
 
 def test_own_facts_are_those_of_proc() -> None:
-    prctl(PR_SET_DUMPABLE, 1)  # a test that was somebody else for a while has lost it (prctl(2))
+    # A test that was somebody else for a while has lost it (prctl(2)).
+    libc.prctl("PR_SET_DUMPABLE", PR_SET_DUMPABLE, 1)
     facts = read_facts(None, host_namespaces())
     assert facts.pid == os.getpid()
     assert facts.uids == (os.getuid(), os.geteuid(), os.geteuid(), os.geteuid())

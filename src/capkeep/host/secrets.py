@@ -12,12 +12,10 @@ from typing import Final
 from capkeep.errors import CapkeepError
 from capkeep.kernel.process import spawn
 from capkeep.plan.model import Grant, Mode, Secret, SecretSource
+from capkeep.values import PLAIN_STORES, SEALED_STORES
 
 MAX_BYTES: Final = 64 << 10
 COMMAND_SECONDS: Final = 30
-# Where systemd looks for credentials of that name (systemd.exec(5), LoadCredential=).
-PLAIN_STORES: Final = ("/etc/credstore", "/run/credstore", "/usr/lib/credstore")
-SEALED_STORES: Final = ("/etc/credstore.encrypted", "/run/credstore.encrypted")
 
 
 class SecretError(CapkeepError):

@@ -6,7 +6,6 @@ Call it from single-threaded programs only (fork(2)).
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import select
@@ -16,21 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
+from capkeep.kernel import libc
+
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 START_SECONDS: Final = 60  # for a child to prepare itself and become its program
 _UMASK: Final = 0o022  # whatever the shell had that started us
 _READY: Final = b"R"
-_libc: ctypes.CDLL | None = None
-
-
-def prctl(option: int, value: int) -> None:
-    """prctl(2) with one argument. Raises OSError."""
-    global _libc
-    if _libc is None:
-        _libc = ctypes.CDLL(None, use_errno=True)
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "prctl")
 
 
 def hide_memory() -> None:
@@ -38,7 +29,7 @@ def hide_memory() -> None:
 
     PR_SET_DUMPABLE, prctl(2): the kernel then refuses ptrace and /proc/PID/{mem,fd,environ}.
     """
-    prctl(PR_SET_DUMPABLE, 0)
+    libc.prctl("PR_SET_DUMPABLE", PR_SET_DUMPABLE, 0)
 
 
 class Child:
@@ -156,7 +147,7 @@ def spawn(
     if pid == 0:
         try:
             if not survive_parent:
-                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                libc.prctl("PR_SET_PDEATHSIG", PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() != parent:
                     os._exit(127)
             os.setsid()
