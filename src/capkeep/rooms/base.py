@@ -4,13 +4,10 @@ The room's program trusts neither its caller (whose requests come from a fixed v
 engine (which is confined further than the room before it starts, and whose output is only read).
 """
 
-import fcntl
 import os
-import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from capkeep.errors import CapkeepError, Failure, StepError
@@ -20,6 +17,7 @@ from capkeep.kernel.process import Child, hide_memory, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import Brief
 from capkeep.rooms.brief import read_brief
+from capkeep.rooms.engine import RunningEngine, enlarge
 from capkeep.rooms.proof import weaker
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
 
@@ -28,13 +26,7 @@ WIRE_FD: Final = 4
 REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
-ENGINE_END_SECONDS: Final = 60  # from its last word to its end
 TEXT_LIMIT: Final = 1 << 14  # characters; a path has at most 4096 bytes (PATH_MAX)
-READ_SIZE: Final = 1 << 18
-LINE_LIMIT: Final = 16 << 20  # bytes of one line; all snapshots of a repository are one line
-PIPE_SIZE: Final = 1 << 20  # bytes; the most that anybody may ask for (pipe-max-size, proc(5))
-BUSY_READ: Final = 1 << 17  # bytes at once that mean there is more to come
-BUSY_PAUSE: Final = 0.01  # seconds
 
 OptionT = TypeVar("OptionT", str, int, bool)
 
@@ -208,15 +200,14 @@ class EngineRoom:
     @contextmanager
     def engine(
         self, argv: Sequence[str], env: dict[str, str], *, tell: bool = True
-    ) -> Iterator["Engine"]:
+    ) -> Iterator[RunningEngine]:
         """A confined, proven, running engine; killed on the way out if it still runs.
 
         Every engine is proven; `tell` says whether the caller hears of it when all is well.
         """
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
-        with suppress(OSError):  # the user's pipes may have reached their limit; small ones do too
-            fcntl.fcntl(out_read, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        enlarge(out_read)
         ports = [self._listener.getsockname()[1]] if self._listener else []
         confine = None if self.brief.room.grant.network else self._confine(ports)
         try:
@@ -237,7 +228,7 @@ class EngineRoom:
             running = self._running(child, held)
             if tell:
                 self._tell_proof("engine", running)
-            yield Engine(self, child, out_read, err_read)
+            yield RunningEngine(child, out_read, err_read, self._heard())
         except OSError as error:
             raise StepError(Failure.ENGINE, f"the engine cannot be started: {error}") from error
         finally:
@@ -256,90 +247,24 @@ class EngineRoom:
         except OSError:
             return held
 
-    def _confine_with_network(self) -> None:
-        """An engine that was explicitly given the network keeps sockets, and nothing else."""
-        landlock.restrict(self.writable(), None)
-        seccomp.install(seccomp.Profile.VAULT)
-
-
-class Engine:
-    """A running engine: its lines, until it ends, its caller leaves or its time is over."""
-
-    def __init__(self, room: EngineRoom, child: Child, stdout: int, stderr: int) -> None:
-        self._room = room
-        self._child = child
-        self._open = {stdout: "stdout", stderr: "stderr"}
-        self._partial = {stdout: b"", stderr: b""}
-
-    def run(
-        self,
-        on_line: Callable[[str, bytes], None],
-        *,
-        on_tick: Callable[[], None] | None = None,
-        deadline: float,
-    ) -> int:
-        """The exit code; feeds every line to `on_line` (stream name, line), ticks once a second.
-
-        Raises Stopped, StepError (the vault failed, no space, time over).
-        """
-        next_tick = time.monotonic() + 1
-        while self._open:
-            caller, wire = self._room.caller.fileno(), self._room.wire
-            watched = [*self._open, caller, *([wire.fileno()] if wire else [])]
-            found = select.select(watched, [], [], 1.0)[0]
-            for ready in found:
-                if ready in self._open:
-                    self._read(ready, on_line)
-                elif ready == caller:
-                    self._hear_caller()
-                else:
-                    self._hear_vault()
-            now = time.monotonic()
-            if now >= next_tick:
-                next_tick = now + 1
-                self._check_limits(now, deadline)
-                if on_tick:
-                    on_tick()
-            if not found and self._child.poll() is not None:
-                break  # it has ended, and what it left behind may hold its pipes open for ever
-        try:
-            return self._child.wait(ENGINE_END_SECONDS)
-        except TimeoutError as error:
-            raise StepError(
-                Failure.ENGINE, "the engine closed its output and went on running"
-            ) from error
-
-    def _read(self, fd: int, on_line: Callable[[str, bytes], None]) -> None:
-        data = os.read(fd, READ_SIZE)
-        stream = self._open[fd]
-        if len(data) >= BUSY_READ:
-            # An engine names every file: reading seldom and much leaves the processor to it.
-            time.sleep(BUSY_PAUSE)
-        if not data:
-            del self._open[fd]
-            if self._partial[fd]:
-                on_line(stream, self._partial[fd])
-            return
-        *lines, rest = (self._partial[fd] + data).split(b"\n")
-        for line in lines:
-            on_line(stream, line)
-        if len(rest) > LINE_LIMIT:
-            raise StepError(Failure.ENGINE, f"the engine printed a line over {LINE_LIMIT} bytes")
-        self._partial[fd] = rest
+    def _heard(self) -> dict[int, Callable[[], None]]:
+        """Whom to listen to while an engine runs."""
+        heard = {self.caller.fileno(): self._hear_caller}
+        return heard if self.wire is None else heard | {self.wire.fileno(): self._hear_vault}
 
     def _hear_caller(self) -> None:
         """After its request a caller can only leave."""
-        if not self._room.caller.sock.recv(4096):
+        if not self.caller.sock.recv(4096):
             raise Stopped("the caller is gone")
 
     def _hear_vault(self) -> None:
         """A vault that stops inside a message must not stop us: what is there now is heard."""
-        wire = self._room.wire
+        wire = self.wire
         assert wire is not None
         wire.sock.setblocking(False)
         try:
             while (message := wire.receive()) is not None:
-                self._room.raise_vault_failure(message)
+                self.raise_vault_failure(message)
                 if not wire.pending():
                     return
         except BlockingIOError:
@@ -348,11 +273,10 @@ class Engine:
             pass
         raise StepError(Failure.INTERRUPTED, "the vault ended while the engine was running")
 
-    def _check_limits(self, now: float, deadline: float) -> None:
-        if now > deadline:
-            raise StepError(Failure.TIMEOUT, "the step took longer than its time limit")
-        floor = self._room.brief.room.grant.limits.free_space_bytes
-        for path in self._room.writable():
+    def alive(self) -> None:
+        """Once a second of an engine: tell that it goes on. Raises StepError without space."""
+        floor = self.brief.room.grant.limits.free_space_bytes
+        for path in self.writable():
             state = os.statvfs(path)
             if state.f_bavail * state.f_frsize < floor:
                 raise StepError(
@@ -360,6 +284,12 @@ class Engine:
                     f"less than {floor >> 20} MiB are free where {path} is",
                     hint="make room there, or lower free-space in [limits]",
                 )
+        self.tell({"event": "alive"})
+
+    def _confine_with_network(self) -> None:
+        """An engine that was explicitly given the network keeps sockets, and nothing else."""
+        landlock.restrict(self.writable(), None)
+        seccomp.install(seccomp.Profile.VAULT)
 
 
 def serve(

@@ -54,12 +54,9 @@ class Caller:
         if self.room.brief.room.grant.network:
             # Without a vault the engine itself logs in: with every secret but the password.
             env |= {k: v for k, v in self.room.brief.secrets if k != "password"}
-        alive: Message = {"event": "alive"}
         with self.room.engine(command.argv, env, tell=tell) as process:
             return process.run(
-                on_line,
-                on_tick=lambda: self.room.tell(alive),
-                deadline=time.monotonic() + seconds,
+                on_line, on_tick=self.room.alive, deadline=time.monotonic() + seconds
             )
 
     def output(self, command: Command, seconds: float, *, tell: bool = True) -> bytes:
