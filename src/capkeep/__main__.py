@@ -6,9 +6,14 @@ import sys
 
 from capkeep.cli.main import main as run_command
 from capkeep.errors import EXIT_CODES, CapkeepError, Failure, StepError
+from capkeep.kernel.leave import leave
+
+TYPE_CHECKING = False  # `--version` starts before typing has loaded
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
-def main() -> None:
+def main() -> "NoReturn":
     """Entry point of the `capkeep` command."""
     try:
         code = run_command()
@@ -30,7 +35,7 @@ def main() -> None:
         # Whoever read our output has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
-    sys.exit(code)
+    leave(code)
 
 
 def _nobody_reads() -> bool:

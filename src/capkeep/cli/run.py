@@ -116,6 +116,7 @@ def _ask(
                 if message.get("event") == "done":
                     found = message.get("exit_code")
                     code = found if isinstance(found, int) else EXIT_FAILED
+                    break
         finally:
             shown.close()
     if code is None:

@@ -55,12 +55,13 @@ def start(
         return Started(_start_one(plan, room, caller, peer_uid, target=target), None)
     near, far = socket.socketpair()
     with near, far:
-        vault_room = plan.room(room.wire.vault)
-        vault = _start_one(plan, vault_room, far, peer_uid, access=room.wire.access)
+        # The room first: it has more to do than its vault before the engine can start.
+        main = _start_one(plan, room, caller, peer_uid, wire=near, target=target)
         try:
-            main = _start_one(plan, room, caller, peer_uid, wire=near, target=target)
+            vault_room = plan.room(room.wire.vault)
+            vault = _start_one(plan, vault_room, far, peer_uid, access=room.wire.access)
         except BaseException:
-            vault.kill()
+            main.kill()
             raise
         return Started(main, vault)
 

@@ -289,7 +289,8 @@ def python(package: str, module: str) -> tuple[str, ...]:
     # Nothing that is imported is garbage: looking for some meanwhile costs a tenth of the start.
     code = (
         f"import gc, sys; gc.disable(); sys.path.append({package!r});"
-        f" from {module} import main; gc.enable(); sys.exit(main())"
+        f" from {module} import main; gc.enable(); from capkeep.kernel.leave import leave;"
+        " leave(main())"
     )
     return ("-I", "-S", "-c", code)
 
