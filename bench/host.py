@@ -98,6 +98,15 @@ class Installed:
             RESTIC_PASSWORD=PASSWORD,
         )
 
+    def twin(self, beside: Path) -> None:
+        """A copy of the repository for the engine by hand.
+
+        A repository of its own would have another key: `restic init` makes opening one as slow as
+        half a second of its own measuring says, and that differs by 150 ms from time to time.
+        """
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(self.repository, beside)
+
     def configure(self) -> None:
         """Write the configuration, apply it, open the doors."""
         secrets = self.place / "etc/secrets"

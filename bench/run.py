@@ -23,7 +23,7 @@ def main() -> None:
         with installed(place / "capkeep", source, restic) as host:
             host.capkeep("init")
             beside = place / "by-hand"
-            host.by_hand("init", repository=beside)
+            host.twin(beside)
 
             def ours() -> None:
                 host.capkeep("run", "bench")

@@ -31,10 +31,10 @@ def ratio(host: Installed, source: Path, beside: Path, rounds: int) -> float:
     caches = [*(host.place / "cache").iterdir(), host.place / "cache-by-hand"]
 
     def start_afresh() -> None:
-        for folder in (host.repository, beside, *caches):
+        for folder in (host.repository, *caches):
             empty(folder)
         host.capkeep("init")
-        host.by_hand("init", repository=beside)
+        host.twin(beside)
 
     ours, by_hand = alternate(
         rounds,

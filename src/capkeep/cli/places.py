@@ -4,7 +4,7 @@ import argparse
 import os
 
 from capkeep.errors import RefusedError
-from capkeep.plan.model import Mode, Places
+from capkeep.plan.places import Mode, Places
 
 SYSTEM = Places(
     config="/etc/capkeep",

@@ -10,7 +10,7 @@ from types import FrameType
 
 from capkeep.cli.places import resolve
 from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError
-from capkeep.plan.model import Places
+from capkeep.plan.places import Places
 from capkeep.rooms.protocol import Channel, Message
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DOORS_OPEN_SECONDS = 15
 IDLE_SECONDS = 3
+NICENESS = 10
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -102,7 +103,8 @@ def _ask(
     """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once."""
     with Channel(connect(resolve(args), args)) as channel:
         channel.send(request)
-        # Imported only now: the runner starts meanwhile.
+        # Imported only now, and politely: the rooms start meanwhile, and need the processors.
+        os.nice(NICENESS)
         from capkeep.report.terminal import display
 
         shown = _Collector(collect) if collect else display(

@@ -7,7 +7,7 @@ import time
 
 from capkeep.cli.places import resolve
 from capkeep.errors import UsageError
-from capkeep.plan.model import Places
+from capkeep.plan.places import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,17 +8,12 @@ Paths are absolute strings. No secret is ever in here, only where a secret comes
 from enum import StrEnum
 from typing import NamedTuple
 
+from capkeep.plan.places import Mode as Mode
+from capkeep.plan.places import Places as Places
 from capkeep.values import SecretSource as SecretSource
 
 PLAN_VERSION = 1
 NOBODY_YET = -1  # Brief.peer_uid of a runner that is started ahead of its caller
-
-
-class Mode(StrEnum):
-    """On whose behalf the rooms run."""
-
-    SYSTEM = "system"  # a user of its own for every room, started by a root parent
-    USER = "user"  # no root anywhere: one's own files, rooms in user namespaces
 
 
 class RoomKind(StrEnum):
@@ -142,56 +137,6 @@ class Job(NamedTuple):
     host: str = ""  # the snapshot's host name
     timeout_seconds: int = 24 * 3600
     max_age_seconds: int = 0  # 0: no promise about the age of the last complete run
-
-
-class Places(NamedTuple):
-    """Where things are on this host."""
-
-    config: str
-    state: str
-    cache: str
-    log: str
-    run: str
-
-    @property
-    def plan(self) -> str:
-        """The compiled plan; only root can write it."""
-        return self.state + "/plan.json"
-
-    @property
-    def records(self) -> str:
-        """The runner's own directory: the record database and job locks."""
-        return self.state + "/records"
-
-    @property
-    def stage(self) -> str:
-        """Empty directory over which a room's view is put together, in its own mount namespace."""
-        return self.run + "/stage"
-
-    @property
-    def doors_log(self) -> str:
-        """What doors say that were opened for a while; not in `log`, which the runner can write."""
-        return self.run + "/doors.log"
-
-    @property
-    def rooms_log(self) -> str:
-        """What rooms say, where that would otherwise go to a terminal."""
-        return self.run + "/rooms.log"
-
-    @property
-    def runner_socket(self) -> str:
-        """Where `capkeep run` asks."""
-        return self.run + "/run.sock"
-
-    @property
-    def canary(self) -> str:
-        """The file that every snapshot must hold."""
-        return self.config + "/canary"
-
-    @property
-    def secrets(self) -> str:
-        """Root-only directory of secret files, never visible in a room."""
-        return self.config + "/secrets"
 
 
 class Plan(NamedTuple):

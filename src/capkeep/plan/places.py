@@ -1,0 +1,64 @@
+"""Where things are on this host: all of the plan that a command knows before it has read it.
+
+Apart from the rest of the plan's values because `capkeep run` waits for every import.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Mode(StrEnum):
+    """On whose behalf the rooms run."""
+
+    SYSTEM = "system"  # a user of its own for every room, started by a root parent
+    USER = "user"  # no root anywhere: one's own files, rooms in user namespaces
+
+
+class Places(NamedTuple):
+    """Where things are on this host."""
+
+    config: str
+    state: str
+    cache: str
+    log: str
+    run: str
+
+    @property
+    def plan(self) -> str:
+        """The compiled plan; only root can write it."""
+        return self.state + "/plan.json"
+
+    @property
+    def records(self) -> str:
+        """The runner's own directory: the record database and job locks."""
+        return self.state + "/records"
+
+    @property
+    def stage(self) -> str:
+        """Empty directory over which a room's view is put together, in its own mount namespace."""
+        return self.run + "/stage"
+
+    @property
+    def doors_log(self) -> str:
+        """What doors say that were opened for a while; not in `log`, which the runner can write."""
+        return self.run + "/doors.log"
+
+    @property
+    def rooms_log(self) -> str:
+        """What rooms say, where that would otherwise go to a terminal."""
+        return self.run + "/rooms.log"
+
+    @property
+    def runner_socket(self) -> str:
+        """Where `capkeep run` asks."""
+        return self.run + "/run.sock"
+
+    @property
+    def canary(self) -> str:
+        """The file that every snapshot must hold."""
+        return self.config + "/canary"
+
+    @property
+    def secrets(self) -> str:
+        """Root-only directory of secret files, never visible in a room."""
+        return self.config + "/secrets"
