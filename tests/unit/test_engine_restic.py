@@ -21,7 +21,7 @@ from capkeep.engines.base import (
     Unreadable,
     Warned,
 )
-from capkeep.engines.restic_backup import cause_of_text
+from capkeep.engines.causes import cause_of_text
 from capkeep.engines.restic_listing import posix_mode
 from capkeep.plan.model import Job
 from tests.unit.engine_lines import BACKUP, FAILURES

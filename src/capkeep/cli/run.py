@@ -1,6 +1,7 @@
 """Verbs that the runner carries out: run, check, init, snapshots. This side only asks and shows."""
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import time
 from types import FrameType
 
 from capkeep.cli.places import resolve
-from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError
+from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError, StepError
 from capkeep.plan.places import Places
 from capkeep.rooms.protocol import Channel, Message
 
@@ -102,7 +103,9 @@ def _ask(
 ) -> int:
     """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once."""
     with Channel(connect(resolve(args), args)) as channel:
-        channel.send(request)
+        # Who is turned away at the door finds it shut, and the reason lying there.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(request)
         # Imported only now, and politely: the rooms start meanwhile, and need the processors.
         os.nice(NICENESS)
         from capkeep.report.terminal import display
@@ -114,6 +117,8 @@ def _ask(
         code: int | None = None
         try:
             for message in _until_gone(channel):
+                if message.get("event") == "result":
+                    raise _turned_away(message)
                 shown.handle(message)
                 if message.get("event") == "done":
                     found = message.get("exit_code")
@@ -128,6 +133,15 @@ def _ask(
     return code
 
 
+def _turned_away(message: Message) -> StepError:
+    """What the doors say when they start no runner."""
+    failure = Failure(str(message.get("failure")))
+    hint = "you have several runs under way; `capkeep status` shows them"
+    return StepError(
+        failure, str(message.get("text")), hint=hint if failure is Failure.LOCKED else ""
+    )
+
+
 def _until_gone(channel: Channel) -> "Iterator[Message]":
     """What the runner says, until it has said all or is gone."""
     try:
@@ -140,7 +154,8 @@ def _stop_on_interrupt(channel: Channel) -> None:
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("\nstopping…", file=sys.stderr)
-        channel.send({"action": "stop"})
+        with contextlib.suppress(OSError):  # it has ended by itself meanwhile
+            channel.send({"action": "stop"})
 
     signal.signal(signal.SIGINT, on_interrupt)
 

@@ -5,7 +5,6 @@ wrapped, {}) and trouble at the end is plain text; since 0.17 it is {"message"},
 trouble at the end is {"message_type":"exit_error"}. Some lines are plain text in every version.
 """
 
-import errno
 import json
 import os
 from typing import Final
@@ -20,46 +19,13 @@ from capkeep.engines.base import (
     Unreadable,
     Warned,
 )
+from capkeep.engines.causes import cause_of_errno, cause_of_text
 from capkeep.engines.restic_lines import Tail, as_int, as_object, as_text, message_of
 
 _VERBOSE: Final = b'{"message_type":"verbose_status"'
 _STATUS: Final = b'{"message_type":"status"'
 _SKIPPED: Final = " does not exist, skipping"
 _PARTIAL: Final = "at least one source file could not be read"
-
-# The errnos with which the kernel says each; Go's texts for them are the C library's.
-_CAUSES: Final = {
-    errno.EACCES: Cause.DENIED,
-    errno.EPERM: Cause.DENIED,
-    errno.ENOENT: Cause.VANISHED,
-    errno.ESTALE: Cause.VANISHED,
-    errno.ENOTDIR: Cause.CHANGED,
-    errno.EISDIR: Cause.CHANGED,
-    errno.ELOOP: Cause.CHANGED,  # O_NOFOLLOW on what has become a symbolic link
-    errno.ENXIO: Cause.CHANGED,  # a socket or fifo where a file was
-    errno.EIO: Cause.IO,
-    errno.EUCLEAN: Cause.IO,
-    errno.ENOTCONN: Cause.IO,  # a FUSE filesystem whose program has died
-    errno.EREMOTEIO: Cause.IO,
-    errno.ETIMEDOUT: Cause.IO,
-}
-_TEXTS: Final = {os.strerror(number).lower(): cause for number, cause in _CAUSES.items()}
-
-
-def cause_of_errno(number: int) -> Cause:
-    """Why the kernel refused, for whoever looks at a path whose cause restic does not say."""
-    return _CAUSES.get(number, Cause.UNKNOWN)
-
-
-def cause_of_text(text: str) -> Cause:
-    """Why, from the text of a Go error, which ends in the kernel's reason."""
-    lowered = text.lower()
-    for reason, cause in _TEXTS.items():
-        if lowered.endswith(reason):
-            return cause
-    if "changed type" in lowered or "not a regular file" in lowered:
-        return Cause.CHANGED
-    return next((cause for reason, cause in _TEXTS.items() if reason in lowered), Cause.UNKNOWN)
 
 
 class BackupReader:

@@ -12,7 +12,7 @@ from capkeep.engines.base import (
     Unreadable,
     Warned,
 )
-from capkeep.engines.restic_backup import cause_of_text
+from capkeep.engines.causes import cause_of_text
 from capkeep.engines.restic_lines import Tail, as_int, as_object, as_text, as_texts, message_of
 
 WORDS_KEPT: Final = 100

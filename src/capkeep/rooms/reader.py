@@ -1,6 +1,5 @@
 """The reader: may read every file of its job, has no network, and writes only its cache."""
 
-import errno
 import os
 import stat
 import time
@@ -19,6 +18,7 @@ from capkeep.engines.base import (
     Unreadable,
     Warned,
 )
+from capkeep.engines.causes import cause_of_errno
 from capkeep.errors import Failure, StepError
 from capkeep.kernel import mounts, seccomp
 from capkeep.plan.model import Job, Mode
@@ -29,10 +29,6 @@ from capkeep.rooms.protocol import Message
 PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
 OWNERS_NAMED: Final = 3
 KINDS: Final = {stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
-CAUSES: Final = {
-    errno.EACCES: Cause.DENIED, errno.EPERM: Cause.DENIED, errno.ENOENT: Cause.VANISHED,
-    errno.ENOTDIR: Cause.VANISHED, errno.EIO: Cause.IO,
-}  # fmt: skip
 
 
 def main() -> int:
@@ -240,6 +236,6 @@ def _look(event: Unreadable) -> Unreadable:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(event.path, flags))
     except OSError as error:
-        cause = CAUSES.get(error.errno or 0, Cause.UNKNOWN)
+        cause = cause_of_errno(error.errno or 0)
         return event._replace(cause=cause, detail=event.detail or error.strerror or "")
     return event

@@ -4,13 +4,22 @@ It holds no secret and no capability; it alone writes the records. What it is as
 from a fixed vocabulary, so whoever may ask can at worst cost a backup's worth of time.
 """
 
+import errno
 import signal
 import socket
 from collections.abc import Iterable
 from types import FrameType
 from typing import Final, NoReturn
 
-from capkeep.errors import EXIT_COMPLETE, EXIT_PARTIAL, EXIT_USAGE, CapkeepError, Failure, StepError
+from capkeep.errors import (
+    EXIT_CODES,
+    EXIT_COMPLETE,
+    EXIT_PARTIAL,
+    EXIT_USAGE,
+    CapkeepError,
+    Failure,
+    StepError,
+)
 from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.facts import read_facts
 from capkeep.kernel.process import hide_memory
@@ -105,6 +114,13 @@ def _serve(brief: Brief, caller: Caller, request: Message) -> int:
     except CapkeepError as error:
         code = EXIT_USAGE if isinstance(error, ProtocolError) else error.exit_code
         caller.tell(refusal(error, code))
+        return code
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = EXIT_CODES[Failure.NO_SPACE if full else Failure.ENGINE]
+        text = f"the run cannot be recorded: {error}"
+        hint = f"`df {brief.places.records}` shows the space there" if full else ""
+        caller.tell(refusal(CapkeepError(text, hint=hint), code))
         return code
 
 
