@@ -5,7 +5,7 @@ import select
 import sys
 
 from capkeep.cli.main import main as run_command
-from capkeep.errors import EXIT_CODES, CapkeepError, Failure, StepError
+from capkeep.errors import EXIT_CODES, EXIT_FAILED, CapkeepError, Failure, StepError
 from capkeep.kernel.leave import leave
 
 TYPE_CHECKING = False  # `--version` starts before typing has loaded
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def main() -> "NoReturn":
     """Entry point of the `capkeep` command."""
+    _open_standard_streams()
     try:
         code = run_command()
         sys.stdout.flush()
@@ -35,7 +36,20 @@ def main() -> "NoReturn":
         # Whoever read our output has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
+    except OSError as error:
+        print(f"capkeep: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest of our words cannot fail
+        code = EXIT_FAILED
     leave(code)
+
+
+def _open_standard_streams() -> None:
+    """Whoever closed one of them would have the next file that is opened take its place."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for our whole life
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _nobody_reads() -> bool:
