@@ -49,6 +49,27 @@ def test_the_target_of_a_link_is_looked_at_too(place: Path) -> None:
     assert any("target" in sentence for sentence in untrusted([str(link)], ME))
 
 
+def test_a_link_in_the_middle_of_a_chain_is_looked_at(place: Path) -> None:
+    """Whoever can replace it decides what is executed, whatever lies at both ends."""
+    (place / "target").write_text("")
+    way = place / "open"
+    way.mkdir()
+    (way / "middle").symlink_to("../target")
+    (place / "engine").symlink_to("open/middle")
+    assert untrusted([str(place / "engine")], ME) == ()
+    way.chmod(0o777)
+    assert any(str(way) in s for s in untrusted([str(place / "engine")], ME))
+    way.chmod(0o755)
+    os.lchown(way / "middle", 70000, 70000)
+    assert any("open/middle" in s for s in untrusted([str(place / "engine")], ME))
+
+
+def test_links_that_lead_in_a_circle_end(place: Path) -> None:
+    (place / "a").symlink_to("b")
+    (place / "b").symlink_to("a")
+    assert untrusted([str(place / "a")], ME) == ()
+
+
 def test_what_is_missing_is_said(place: Path) -> None:
     assert "No such file" in untrusted([str(place / "none")], ME)[0]
 

@@ -6,6 +6,9 @@ In user mode the user takes root's side: what is executed must be root's or the 
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from typing import Final
+
+MAX_LINKS: Final = 40  # on one way (path_resolution(7))
 
 
 def untrusted(paths: Iterable[str], owners: frozenset[int] = frozenset({0})) -> tuple[str, ...]:
@@ -30,13 +33,31 @@ def files_below(directory: str) -> Iterator[str]:
 
 
 def _parts(path: str) -> Iterator[str]:
-    """Every directory on the way to `path`, as written and as resolved, and the file itself."""
-    for way in {os.path.abspath(path), os.path.realpath(path)}:
-        part = ""
-        yield "/"
-        for name in way.strip("/").split("/"):
-            part += "/" + name
-            yield part
+    """Every directory and link on the way to `path`, as the kernel goes it, and the file itself.
+
+    Of a chain of links each is yielded, with the directories on the way to it.
+    """
+    yield "/"
+    here, links = "", 0
+    left = os.path.join(os.getcwd(), path).split("/")[::-1]
+    while left:
+        name = left.pop()
+        if name == "..":
+            here = here.rpartition("/")[0]
+        if name in ("", ".", ".."):
+            continue
+        part = f"{here}/{name}"
+        yield part
+        try:
+            target = os.readlink(part)
+        except OSError:  # no link
+            here = part
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            return  # the kernel does not go on either (ELOOP), so there is nothing to execute
+        here = "" if target.startswith("/") else here
+        left += target.split("/")[::-1]
 
 
 def _weakness(path: str, owners: frozenset[int]) -> str:
