@@ -73,7 +73,8 @@ class Watcher(threading.Thread):
 
     def stop(self) -> Seen:
         self._done.set()
-        self.join(5)
+        if self.is_alive():  # building the world may have failed before it was started
+            self.join(5)
         return Seen(frozenset(self.things), *self.most)
 
     def _look(self) -> None:
@@ -195,7 +196,8 @@ class Ears(threading.Thread):
 
     def stop(self) -> None:
         self._done.set()
-        self.join(5)
+        if self.is_alive():  # building the world may have failed before it was started
+            self.join(5)
         for sock in [*self._listeners, *self._open]:
             sock.close()
         for fd in self._fifos:

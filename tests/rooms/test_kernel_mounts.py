@@ -1,7 +1,8 @@
 """Putting a read-only view together on a real kernel."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from tests.rooms.test_kernel_facts import in_child
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A source with a file, and an empty stage."""
-    (tmp_path / "src/sub").mkdir(parents=True)
-    (tmp_path / "src/file").write_text("content")
-    (tmp_path / "stage").mkdir()
-    return tmp_path
+def tree() -> Iterator[Path]:
+    """A source with a file, and an empty stage, on the root's filesystem: /tmp may be another."""
+    with tempfile.TemporaryDirectory(prefix="ck-", dir="/srv") as base:
+        place = Path(base)
+        (place / "src/sub").mkdir(parents=True)
+        (place / "src/file").write_text("content")
+        (place / "stage").mkdir()
+        yield place
 
 
 def alone(do: Callable[[], None]) -> None:

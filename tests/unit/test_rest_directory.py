@@ -74,9 +74,9 @@ def test_renaming_replaces_nothing(tmp_path: Path) -> None:
 def test_what_is_announced_counts_as_used(tmp_path: Path) -> None:
     state = os.statvfs(tmp_path)
     free = state.f_bavail * state.f_frsize
-    store = DirectoryStore(str(tmp_path), 1 << 30)
+    store = DirectoryStore(str(tmp_path), free // 4)
     store.create()
-    half = (free - (1 << 30)) // 2 + (1 << 30)
+    half = free // 2  # one leaves twice the floor, two leave nothing
     held = store.write(NAME, half)
     with pytest.raises(StoreError) as caught:
         store.write(Name("data", "cd" * 32), half)
