@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import struct
 import time
 from typing import Final, NamedTuple
@@ -77,8 +78,14 @@ def holder(directory: str, job: str) -> Holder | None:
     path = lock_base(directory, job) + ".run"
     if not is_shared(path):
         return None
-    with open(path, "rb") as file:
-        return _parse(job, file.read(_CONTENT_LIMIT))
+    try:
+        fd = open_regular(path)
+    except OSError:
+        return None  # it has just been replaced by something else
+    try:
+        return _parse(job, os.read(fd, _CONTENT_LIMIT))
+    finally:
+        os.close(fd)
 
 
 def lock_base(directory: str, job: str) -> str:
@@ -108,10 +115,22 @@ def share(path: str) -> int:
     return fd
 
 
+def open_regular(path: str) -> int:
+    """A file for reading in a directory that the runner's user may fill with anything.
+
+    Root reads there: no link is followed, and no FIFO or device waited for. Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd
+
+
 def is_shared(path: str) -> bool:
     """Whether anybody is there. Takes no lock: F_OFD_GETLK only asks."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
     except OSError:
         return False
     try:

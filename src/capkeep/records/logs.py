@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from capkeep.records.locks import open_regular
+
 LIMIT: Final = 64 << 20  # bytes of one log
 KEEP_LOGS: Final = 1_000
 KEEP_BYTES: Final = 1 << 30  # of all logs together
+LINE_LIMIT: Final = 4 << 20  # bytes that a reader takes for one line
 ENDING: Final = ".jsonl"
 _LASTING: Final = ("run", "step", "proof", "result", "step-end", "end")  # logged beyond the limit
 _LASTING_LIMIT: Final = 16 << 20  # bytes more
@@ -94,9 +97,9 @@ def log_path(directory: str, run_id: str) -> str:
 
 
 def read_log(directory: str, run_id: str) -> Iterator[LogLine]:
-    """A run's messages. Raises FileNotFoundError, PermissionError."""
-    with open(log_path(directory, run_id), "rb") as file:
-        for line in file:
+    """A run's messages; what is longer than a line can be is skipped. Raises OSError."""
+    with open(open_regular(log_path(directory, run_id)), "rb") as file:
+        while line := file.readline(LINE_LIMIT):
             with suppress(ValueError, RecursionError):
                 message = json.loads(line)
                 if isinstance(message, dict):

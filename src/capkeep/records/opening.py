@@ -11,15 +11,18 @@ or somebody else keeps it in order (https://sqlite.org/wal.html, "Read-Only Data
   both, which we may write, is put in order and read instead, until the next writer has come.
 """
 
+import errno
 import os
 import sqlite3
+import stat
 from typing import Final, NamedTuple
 
-from capkeep.records.locks import is_shared
+from capkeep.records.locks import is_shared, open_regular
 from capkeep.records.schema import check_version, empty, unusable
 
 WRITER: Final = "-writer"  # the writer shares a lock on this file for as long as it has the record
 _WAL_HEADER: Final = 32  # bytes (https://sqlite.org/fileformat2.html, "WAL File Format")
+_COPY_LIMIT: Final = 1 << 30  # bytes of one file
 _BUSY_SECONDS: Final = 0.2
 
 
@@ -38,17 +41,21 @@ class Opened(NamedTuple):
 
 
 def look_at(path: str) -> Look:
-    """How the files are now. Raises RecordsError if one may not even look."""
+    """How the files are now. Raises RecordsError if one may not even look, or if one is no file."""
+    _state(path + "-shm")
     return Look(_state(path), _state(path + "-wal"))
 
 
 def _state(path: str) -> tuple[int, int, int]:
     try:
-        state = os.stat(path)
+        state = os.lstat(path)
     except FileNotFoundError:
         return (0, 0, 0)
     except OSError as error:
         raise unusable(path, error) from error
+    if not stat.S_ISREG(state.st_mode):
+        # The runner's user can put a link or a FIFO there, and root reads it.
+        raise unusable(path, OSError(errno.EINVAL, "not a regular file"))
     return (state.st_ino, state.st_size, state.st_mtime_ns)
 
 
@@ -92,7 +99,10 @@ def _connect_copy(path: str) -> sqlite3.Connection:
     try:
         copy = f"{directory}/copy.db"
         for suffix in ("", "-wal"):
-            shutil.copyfile(path + suffix, copy + suffix)
+            with open(open_regular(path + suffix), "rb") as file, open(copy + suffix, "wb") as to:
+                if os.fstat(file.fileno()).st_size > _COPY_LIMIT:
+                    raise unusable(path, OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
+                shutil.copyfileobj(file, to)
         connection = sqlite3.connect(copy, isolation_level=None)
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.close()
