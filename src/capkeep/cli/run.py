@@ -191,6 +191,7 @@ def connect(places: Places, args: argparse.Namespace) -> socket.socket:
 def _open_doors(places: Places, args: argparse.Namespace) -> None:
     """Start the doors in the background; they close by themselves when nothing happens."""
     from capkeep.host.apply import make_run_directories
+    from capkeep.host.files import open_log
     from capkeep.kernel.process import python, spawn
     from capkeep.plan.load import load_plan
 
@@ -198,7 +199,7 @@ def _open_doors(places: Places, args: argparse.Namespace) -> None:
     where = ["--user"] if args.user else []
     where += ["--prefix", os.path.abspath(args.prefix)] if args.prefix else []
     make_run_directories(plan)
-    log = os.open(places.doors_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = open_log(places.doors_log)
     try:
         spawn(
             [plan.interpreter, *python(plan.package, "capkeep.__main__"), *where,

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from capkeep.host.commands import run_command
 
 REMOVE_SECONDS: Final = 3600
+LOG_BYTES: Final = 4 << 20  # beyond which a log is begun anew when it is next opened
 
 
 class Owner(NamedTuple):
@@ -31,7 +32,7 @@ def file_differs(path: str, content: bytes, *, owner: Owner, mode: int) -> bool:
 
 def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> None:
     """Replace `path` as a whole, durably. Raises OSError."""
-    draft = f"{path}.new"
+    draft = f"{path}.{os.getpid()}.new"  # another's draft is not ours to remove
     with contextlib.suppress(FileNotFoundError):
         os.unlink(draft)
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -100,6 +101,18 @@ def remove_tree(path: str) -> None:
     )
     if code != 0:
         raise OSError(errno.EIO, output.strip() or "rm failed", path)
+
+
+def open_log(path: str) -> int:
+    """A log of root's own to append to; one that has grown large is first put aside as `.old`.
+
+    Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(path).st_size > LOG_BYTES:
+            os.replace(path, path + ".old")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: str) -> None:

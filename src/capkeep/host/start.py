@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from capkeep.errors import Failure, StepError
 from capkeep.host.bubblewrap import render
+from capkeep.host.files import open_log
 from capkeep.host.secrets import fetch
 from capkeep.kernel import mounts
 from capkeep.kernel.facts import host_namespaces, own_bounding
@@ -51,6 +52,7 @@ def start(
 ) -> Started:
     """Start `room` for a caller. Raises OSError or CapkeepError; then nothing is left running."""
     _refuse_lost_capabilities(room)
+    _refuse_missing_engine(plan, room)
     if room.wire is None:
         return Started(_start_one(plan, room, caller, peer_uid, target=target), None)
     near, far = socket.socketpair()
@@ -75,6 +77,12 @@ def _refuse_lost_capabilities(room: Room) -> None:
             f"{', '.join(lost)} cannot be given to {room.name}: this host, or a container around"
             " it, has taken it away for good",
         )
+
+
+def _refuse_missing_engine(plan: Plan, room: Room) -> None:
+    """Without its program no room or vault can be built. Raises StepError naming it."""
+    if room.repository and not os.path.exists(program := plan.repository(room.repository).program):
+        raise StepError(Failure.ENGINE, f"the engine {program} is not there any more")
 
 
 def _start_one(
@@ -125,8 +133,7 @@ def _log(plan: Plan) -> int:
     """
     if not os.isatty(STDERR):
         return os.dup(STDERR)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    return os.open(plan.places.rooms_log, flags, 0o600)
+    return open_log(plan.places.rooms_log)
 
 
 def _view(plan: Plan, room: Room) -> Scene:
