@@ -3,11 +3,15 @@
 import json
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.engines import restic_programs
-from tests.rooms.house import house, wait_for
+from tests.rooms.house import House, house, wait_for
 from tests.system.conftest import Product
 from tests.system.scenes import (
     halted_while_reading,
@@ -140,3 +144,49 @@ def test_an_engine_that_will_not_stop_is_ended_by_the_time_limit(product: Produc
     assert done.code == 17, done
     assert time.monotonic() - began < 30
     wait_for(lambda: gone(product), 10)
+
+
+def test_a_missing_engine_is_said_in_one_sentence(product: Product) -> None:
+    program = with_engine(product, '#!/bin/sh\nexec {restic} "$@"\n')
+    assert product("run").code == 0
+    program.unlink()
+    done = product("run", "--json")
+    assert done.code == 1, done
+    end = json.loads(done.out.splitlines()[-2])
+    assert str(program) in end["text"], end
+    assert "Traceback" not in done.out + done.err + product.home.said()
+    assert "\n" not in end["text"]
+
+
+@pytest.fixture
+def small_cache() -> Iterator[Product]:
+    """An installation whose reader has a cache on a disk of its own, with 1 MiB."""
+    with house() as home, home.doors():
+        product = Product(home)
+        assert product("init").code == 0
+        cache = cache_of(home)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", cache]
+        subprocess.run(mount, check=True, timeout=20)
+        try:
+            state = next(r.grant for r in home.plan.rooms if r.kind == "reader")
+            os.chown(cache, state.uid, state.gid)
+            yield product
+        finally:
+            subprocess.run(["umount", "-l", cache], check=True, timeout=20)
+
+
+def cache_of(home: House) -> str:
+    return next(r.grant.write[0] for r in home.plan.rooms if r.kind == "reader")
+
+
+def test_a_full_cache_is_said_in_one_sentence(small_cache: Product) -> None:
+    cache = cache_of(small_cache.home)
+    with open(f"{cache}/filling", "wb") as file:
+        file.write(bytes(1 << 20))
+    random_file(small_cache.source / "big", 256)  # longer than the second between two looks
+    done = small_cache("run", "--json")
+    end = json.loads(done.out.splitlines()[-2])
+    assert done.code == 14, done
+    assert cache in end["text"]
+    assert "\n" not in end["text"]
+    (Path(cache) / "filling").unlink()

@@ -4,6 +4,7 @@ The room's program trusts neither its caller (whose requests come from a fixed v
 engine (which is confined further than the room before it starts, and whose output is only read).
 """
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -327,7 +328,10 @@ def _answer(
         return failed(Failure.REFUSED, f"the request was refused: {error}")
     except (OSError, ValueError) as error:
         # Such as a cache that cannot be written, or output that no version of the engine prints.
-        return failed(Failure.ENGINE, f"{room.brief.room.name}: {error}")
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f" (it writes to {', '.join(room.writable())})" if full else ""
+        failure = Failure.NO_SPACE if full else Failure.ENGINE
+        return failed(failure, f"{room.brief.room.name}: {error}{where}")
 
 
 def failed(
