@@ -6,6 +6,7 @@ setting, files that a successful attempt leaves in /tmp and /etc.
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import secrets
@@ -26,6 +27,7 @@ HOSTILE = Path(__file__).parent / "hostile.py"
 _FIRST = 1_000_000 + secrets.randbelow(100_000) * 10
 _NAMES = ("reader", "vault", "keeper", "viewer", "restorer", "runner", "today", "other", "user")
 UIDS = {name: _FIRST + i for i, name in enumerate(_NAMES)}
+LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
 LIMITS = {"memory": 320 << 20, "processes": 64, "descriptors": 8192}
 VICTIM = """
 import os, signal, sys, time
@@ -325,11 +327,25 @@ class World:
         """A disk, and a node of it that lies about and that everybody may open."""
         image = Path(f"{self.base}/root-only/disk")
         image.write_bytes(self.secrets["disk"].encode().ljust(1 << 20, b"\0"))
-        device = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True,
-                                text=True).stdout.strip()  # fmt: skip
+        device = self._free_loop()
+        subprocess.run(["losetup", device, str(image)], check=True)
         self.stack.callback(subprocess.run, ["losetup", "--detach", device], check=True)
         os.mknod(f"{self.base}/source/disk", 0o060666, os.stat(device).st_rdev)
         os.chmod(f"{self.base}/source/disk", 0o666)
+
+    def _free_loop(self) -> str:
+        """A loop device (loop(4)); its nodes are made where a container has none."""
+        control = "/dev/loop-control"
+        self._node(control, 0o020600, os.makedev(10, 237))
+        with open(control) as file:
+            number = fcntl.ioctl(file, LOOP_CTL_GET_FREE)
+        self._node(f"/dev/loop{number}", 0o060600, os.makedev(7, number))
+        return f"/dev/loop{number}"
+
+    def _node(self, path: str, mode: int, device: int) -> None:
+        if not os.path.exists(path):
+            os.mknod(path, mode, device)
+            self.stack.callback(os.unlink, path)
 
     def _beside(self, path: str) -> str:
         """A name beside a well-known one: at that itself every program of the machine would call."""
@@ -338,6 +354,11 @@ class World:
         return path
 
     def _setting(self) -> None:
+        """A kernel setting that may be changed without a room, also inside a container."""
+        if os.statvfs(SETTING).f_flag & os.ST_RDONLY:
+            again = ["mount", "-o", "remount,bind,ro", "/proc/sys"]
+            subprocess.run(["mount", "-o", "remount,bind,rw", "/proc/sys"], check=True)
+            self.stack.callback(subprocess.run, again, check=True)
         before = SETTING.read_text()
         self.stack.callback(lambda: SETTING.write_text(before))
 
