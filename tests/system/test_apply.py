@@ -1,6 +1,7 @@
 """`apply`, `plan` and `remove` as root uses them: with users of its own, and nothing left behind."""
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -157,6 +158,53 @@ def test_somebody_elses_repository_is_not_taken_over(host: Host, verb: str) -> N
     finally:
         (repository / "config").unlink()
         os.chown(repository, owner, owner)
+
+
+@pytest.mark.parametrize("verb", ["apply", "remove"])
+def test_two_do_not_change_the_host_at_once(host: Host, verb: str) -> None:
+    with open(host.base / "state/apply.lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = host(verb)
+    assert refused.code == 4, refused
+    assert "under way" in refused.err
+
+
+def test_root_is_not_led_elsewhere_on_the_way_to_a_repository(host: Host) -> None:
+    """Who owns a directory above a repository cannot have root give away another one."""
+    hers, precious = host.base / "hers", host.base / "precious"
+    (precious / "repo").mkdir(parents=True)
+    hers.mkdir()
+    os.chown(hers, 70000, 70000)
+    (hers / "way").symlink_to(precious)
+    before = host.config.read_text()
+    host.config.write_text(before.replace(f"{host.base}/repo", f"{hers}/way/repo"))
+    try:
+        refused = host("apply")
+        assert refused.code == 5, refused
+        assert "symbolic link" in refused.err
+        assert (precious / "repo").stat().st_uid == 0
+    finally:
+        host.config.write_text(before)
+        assert host("apply").code == 0
+
+
+def test_an_apply_that_dies_does_not_forget_the_users_it_made() -> None:
+    base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
+    try:
+        host = Host(base)
+        other = f"{PREFIX}b"
+        host.config.write_text(host.config.read_text().replace(PREFIX, other))
+        (host.base / "repo").mkdir()
+        (host.base / "repo" / "config").write_text("hers")
+        os.chown(host.base / "repo", 70000, 70000)
+        assert host("apply").code == 4  # after the users, before the plan
+        assert f"{other}-vault" in ours()
+        (host.base / "repo" / "config").unlink()
+        assert host("apply").code == 0
+        assert _remove(host).code == 0
+        assert not [name for name in ours() if name.startswith(other)]
+    finally:
+        shutil.rmtree(base)
 
 
 def test_root_runs_without_doors_being_open_and_what_it_needs_goes_again(host: Host) -> None:

@@ -26,9 +26,8 @@ def test_a_log_is_never_written_through_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_a_draft_of_somebody_else_stays(tmp_path: Path) -> None:
-    """Two that write the same file do not write into each other's draft."""
-    (tmp_path / "plan.new").write_text("of another process")
+def test_a_draft_that_was_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "plan.new").write_text("of an apply that was killed")
     write_atomic(str(tmp_path / "plan"), b"whole", owner=MINE, mode=0o600)
     assert (tmp_path / "plan").read_bytes() == b"whole"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["plan", "plan.new"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plan"]

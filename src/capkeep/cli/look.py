@@ -159,10 +159,10 @@ def _restore(args: argparse.Namespace) -> int:
 
 
 def _open_target(target: str) -> int:
-    from capkeep.host.files import open_directory
+    from capkeep.kernel.ways import open_way
 
     try:
-        return open_directory(target)
+        return open_way(target, make=0o700, links=False)
     except NotADirectoryError as error:
         raise RefusedError(
             f"{target} is not a directory, or leads through a symbolic link",

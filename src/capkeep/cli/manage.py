@@ -65,14 +65,15 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _apply(args: argparse.Namespace) -> int:
+    from capkeep.host.apply import alone
     from capkeep.host.compile import Compiler
 
     _must_be_root(args)
-    compiler = Compiler(resolve(args), mode(args))
-    made = _make(compiler.users())
-    compiler.note_created(made)
-    made += _make(compiler.changes())
-    compiler.renew_canary()
+    places = resolve(args)
+    compiler = Compiler(places, mode(args))
+    with alone(places, mode(args)):
+        made = compiler.make_users() + _make(compiler.changes())
+        compiler.finish()
     _say(args, "made", made)
     return EXIT_COMPLETE
 
@@ -92,10 +93,14 @@ def _remove(args: argparse.Namespace) -> int:
     from capkeep.plan.load import load_plan
 
     _must_be_root(args)
-    plan = load_plan(resolve(args))
-    apply.make_run_directories(plan)
-    take_lock(plan.places.run)  # held to the end: no run is under way, and none begins
-    _say(args, "removed", _make(apply.remove(plan, delete_records=args.delete_records)))
+    places = resolve(args)
+    load_plan(places)  # where nothing was applied nothing is touched
+    with apply.alone(places, mode(args)):
+        plan = load_plan(places)
+        apply.make_run_directories(plan)
+        take_lock(plan.places.run)  # held to the end: no run is under way, and none begins
+        removed = _make(apply.remove(plan, delete_records=args.delete_records))
+    _say(args, "removed", removed)
     return EXIT_COMPLETE
 
 

@@ -10,6 +10,8 @@ from capkeep.config.secrets import check_secret, not_a_program
 from capkeep.config.sources import Owner, open_at_once
 from capkeep.config.syntax import SOURCE_HINT
 from capkeep.config.validate import Checked
+from capkeep.errors import RefusedError
+from capkeep.kernel.ways import resolve
 from capkeep.values import Location, SecretSource, ValueMistake, parse_location
 
 PROGRAM_FOLDERS: Final = ("/usr/bin", "/usr/local/bin")
@@ -94,7 +96,11 @@ class RepositoryChecker:
             return None
         if not location.is_local:
             return location
-        return parse_location(os.path.realpath(location.path))
+        try:
+            return parse_location(resolve(location.path))
+        except RefusedError as error:
+            self._collector.mistake(place, str(error), error.hint)
+            return None
 
     def _variable(self, variable: str, place: Place) -> None:
         if not variable.isidentifier() or not variable.isascii():

@@ -3,9 +3,12 @@
 Every change is a value first (`Change`), so that `capkeep plan` shows what `apply` does.
 """
 
+import fcntl
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -21,7 +24,7 @@ from capkeep.host.files import (
 )
 from capkeep.host.trust import files_below, untrusted
 from capkeep.plan import codec
-from capkeep.plan.model import Mode, Plan, RoomKind
+from capkeep.plan.model import Mode, Places, Plan, RoomKind
 
 CANARY_BYTES: Final = 32
 
@@ -32,6 +35,51 @@ class Change(NamedTuple):
     what: str
     needed: Callable[[], bool]
     make: Callable[[], None]
+
+
+@contextmanager
+def alone(places: Places, mode: Mode) -> Iterator[None]:
+    """While one process changes what is on this host, no other does. Raises RefusedError, OSError."""
+    make_directory(places.state, owner=_root(mode), mode=_open_mode(mode))
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(f"{places.state}/apply.lock", flags, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RefusedError(
+                "another `capkeep apply` or `capkeep remove` is under way here",
+                hint="wait until it has ended",
+            ) from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def note_users(places: Places, names: tuple[str, ...], mode: Mode) -> None:
+    """Write down which users are about to be made: an `apply` that dies must not forget them."""
+    content = json.dumps(names).encode() + b"\n"
+    write_atomic(_note(places), content, owner=_root(mode), mode=0o600)
+
+
+def noted_users(places: Places) -> tuple[str, ...]:
+    """The users that an `apply` meant to make, and did not live to write into a plan."""
+    try:
+        with open(_note(places), "rb") as file:
+            names = json.load(file)
+    except (OSError, ValueError):
+        return ()
+    return tuple(filter(users.is_name, names)) if isinstance(names, list) else ()
+
+
+def drop_note(places: Places) -> None:
+    """The plan says it now."""
+    with suppress(FileNotFoundError):
+        os.unlink(_note(places))
+
+
+def _note(places: Places) -> str:
+    return f"{places.state}/users-to-be-made"
 
 
 def make_users(names: tuple[str, ...], group: str) -> Iterator[Change]:
@@ -47,20 +95,25 @@ def make_users(names: tuple[str, ...], group: str) -> Iterator[Change]:
 
 
 def refuse_untrusted(plan: Plan, own_uid: int) -> None:
-    """A plan must not execute what others can change. Raises RefusedError naming each file."""
+    """A plan must not execute what others can change, nor be exchanged itself.
+
+    Raises RefusedError naming each file.
+    """
     programs = {plan.interpreter, "/usr/bin/bwrap", "/usr/bin/setpriv"}
     programs |= {r.program for r in plan.repositories}
     programs |= {v for r in plan.repositories for k, v in r.options if k == "rclone"}
     programs |= {s.source.command[0] for r in plan.rooms for s in r.secrets if s.source.command}
     owners = frozenset({0} if plan.mode is Mode.SYSTEM else {0, own_uid})
-    found = untrusted([*sorted(programs), *files_below(f"{plan.package}/capkeep")], owners)
+    own = (plan.places.config, plan.places.state)
+    seen = [p for p in own if os.path.isdir(p)]
+    found = untrusted([*seen, *sorted(programs), *files_below(f"{plan.package}/capkeep")], owners)
     if found:
         shown = "\n  ".join(found[:10])
         more = f"\n  and {len(found) - 10} more" if len(found) > 10 else ""
         raise RefusedError(
             f"the rooms would execute what others than root can change:\n  {shown}{more}",
             hint="install capkeep and the engines where only root can write (a system package, or a"
-            " virtual environment made by root below /opt)",
+            " virtual environment made by root below /opt), and its own files likewise",
         )
 
 
@@ -73,7 +126,7 @@ def changes(plan: Plan) -> Iterator[Change]:
             partial(make_directory, path, owner=owner, mode=mode),
         )
     content = codec.dumps(plan).encode() + b"\n"
-    owner = Owner(_root(plan).uid, plan.group)
+    owner = Owner(_root(plan.mode).uid, plan.group)
     mode = 0o640 if plan.mode is Mode.SYSTEM else 0o600
     yield Change(
         f"plan {plan.places.plan}",
@@ -85,16 +138,21 @@ def changes(plan: Plan) -> Iterator[Change]:
 def renew_canary(plan: Plan) -> None:
     """New content at every apply: an engine that skips unchanged files must read it again."""
     content = secrets.token_hex(CANARY_BYTES).encode() + b"\n"
-    write_atomic(plan.places.canary, content, owner=_root(plan), mode=0o600)
+    write_atomic(plan.places.canary, content, owner=_root(plan.mode), mode=0o600)
 
 
-def _root(plan: Plan) -> Owner:
-    return Owner(0, 0) if plan.mode is Mode.SYSTEM else Owner(os.geteuid(), os.getegid())
+def _root(mode: Mode) -> Owner:
+    return Owner(0, 0) if mode is Mode.SYSTEM else Owner(os.geteuid(), os.getegid())
+
+
+def _open_mode(mode: Mode) -> int:
+    """Of a directory that everybody on the host may pass through, where there is anybody else."""
+    return 0o755 if mode is Mode.SYSTEM else 0o700
 
 
 def _run_directories(plan: Plan) -> Iterator[tuple[str, Owner, int]]:
-    yield plan.places.run, _root(plan), 0o755 if plan.mode is Mode.SYSTEM else 0o700
-    yield plan.places.stage, _root(plan), 0o700
+    yield plan.places.run, _root(plan.mode), _open_mode(plan.mode)
+    yield plan.places.stage, _root(plan.mode), 0o700
 
 
 def make_run_directories(plan: Plan) -> None:
@@ -104,8 +162,7 @@ def make_run_directories(plan: Plan) -> None:
 
 
 def _directories(plan: Plan) -> Iterator[tuple[str, Owner, int]]:
-    places, root = plan.places, _root(plan)
-    open_mode = 0o755 if plan.mode is Mode.SYSTEM else 0o700
+    places, root, open_mode = plan.places, _root(plan.mode), _open_mode(plan.mode)
     runner = next(r.grant for r in plan.rooms if r.kind is RoomKind.RUNNER)
     yield places.config, root, open_mode
     yield places.secrets, root, 0o700
@@ -146,8 +203,9 @@ def remove(plan: Plan, *, delete_records: bool) -> Iterator[Change]:
     for path in trees:
         yield Change(f"directory {path}", partial(os.path.isdir, path), partial(remove_tree, path))
     yield _file_away(places.canary)
-    for name in plan.created_users:
+    for name in dict.fromkeys((*plan.created_users, *noted_users(places))):
         yield Change(f"user {name}", lambda: True, partial(users.remove, name))
+    yield _file_away(_note(places))
     yield _file_away(places.plan)  # last: as long as it is there, `remove` can be asked again
 
 

@@ -4,7 +4,7 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import capkeep
 from capkeep.config.load import load
@@ -24,23 +24,34 @@ class Compiler:
         self._places = places
         self._mode = mode
         self._config = load(places.config, user_mode=mode is Mode.USER)
-        self._created = _created_before(places)
+        self._created: tuple[str, ...] | None = None  # unless noted: those of the plan before
 
     def users(self) -> Iterator[Change]:
         """Users and groups that must exist before there can be a plan; none in user mode."""
         if self._mode is Mode.SYSTEM:
             yield from apply.make_users(users_needed(self._config), self._config.host.group)
 
-    def note_created(self, made: Sequence[str]) -> None:
-        """Remember which users were made here, so that `remove` takes away these and no others."""
-        names = [what.partition(" ")[2] for what in made]
-        self._created = tuple(dict.fromkeys((*self._created, *names)))
+    def make_users(self) -> list[str]:
+        """Make the users that are missing; returns what was made.
+
+        They are noted first, so that `remove` takes away these and no others, whatever happens.
+        """
+        missing = [change for change in self.users() if change.needed()]
+        names = [change.what.partition(" ")[2] for change in missing]
+        before = (*_created_before(self._places), *apply.noted_users(self._places))
+        self._created = tuple(dict.fromkeys((*before, *names)))
+        if missing:
+            apply.note_users(self._places, self._created, self._mode)
+        for change in missing:
+            change.make()
+        return [change.what for change in missing]
 
     def plan(self) -> Plan:
         """The plan. Raises RefusedError where it would execute what others can change."""
         plan = compile_plan(self._config, self._host())
         rooms = tuple(_hide_by_real_names(room) for room in plan.rooms)
-        plan = plan._replace(created_users=self._created, rooms=rooms)
+        created = _created_before(self._places) if self._created is None else self._created
+        plan = plan._replace(created_users=created, rooms=rooms)
         apply.refuse_untrusted(plan, os.geteuid())
         apply.refuse_foreign_repositories(plan)
         return plan
@@ -49,8 +60,9 @@ class Compiler:
         """Everything but the users."""
         yield from apply.changes(self.plan())
 
-    def renew_canary(self) -> None:
-        """Give the canary new content."""
+    def finish(self) -> None:
+        """With the plan in its place: the users need no note any more, the canary new content."""
+        apply.drop_note(self._places)
         apply.renew_canary(load_plan(self._places))
 
     def _host(self) -> HostFacts:

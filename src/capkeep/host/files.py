@@ -4,9 +4,11 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from capkeep.host.commands import run_command
+from capkeep.kernel.ways import open_way
 
 REMOVE_SECONDS: Final = 3600
 LOG_BYTES: Final = 4 << 20  # beyond which a log is begun anew when it is next opened
@@ -31,19 +33,36 @@ def file_differs(path: str, content: bytes, *, owner: Owner, mode: int) -> bool:
 
 
 def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> None:
-    """Replace `path` as a whole, durably. Raises OSError."""
-    draft = f"{path}.{os.getpid()}.new"  # another's draft is not ours to remove
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(draft)
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
-        file.write(content)
-        _own(fd, owner)
-        os.fchmod(fd, mode)
-        file.flush()
-        os.fsync(fd)
-    os.rename(draft, path)
-    sync_directory(os.path.dirname(path))
+    """Replace `path` as a whole, durably. One writer at a time. Raises RefusedError, OSError."""
+    folder, name = os.path.split(path)
+    draft = f"{name}.new"
+    with _opened(folder) as place:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=place)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(draft, flags, 0o600, dir_fd=place)
+        with open(fd, "wb") as file:
+            file.write(content)
+            _own(fd, owner)
+            os.fchmod(fd, mode)
+            file.flush()
+            os.fsync(fd)
+        os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
+        os.fsync(place)
+
+
+@contextlib.contextmanager
+def _opened(path: str, make: int = 0o755) -> Iterator[int]:
+    """A directory, reached safely and opened for use."""
+    way = open_way(path, make=make, links=True)
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=way)
+    finally:
+        os.close(way)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def directory_differs(path: str, *, owner: Owner, mode: int) -> bool:
@@ -57,12 +76,18 @@ def directory_differs(path: str, *, owner: Owner, mode: int) -> bool:
 
 
 def make_directory(path: str, *, owner: Owner, mode: int) -> None:
-    """The directory with exactly this owner and mode, its parents 0755. Raises OSError."""
-    if not os.path.isdir(path):
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        os.mkdir(path, 0o700)
-    # A symbolic link in its place is refused: a room could have put it there.
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    """The directory with exactly this owner and mode, its parents 0755.
+
+    Raises RefusedError for a symbolic link in its place, which a room could have put there, or on
+    the way, unless it is root's; OSError.
+    """
+    folder, name = os.path.split(path)
+    with _opened(folder) as place:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=place)
+        fd = os.open(
+            name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place
+        )
     try:
         _own(fd, owner)
         os.fchmod(fd, mode)
@@ -70,35 +95,17 @@ def make_directory(path: str, *, owner: Owner, mode: int) -> None:
         os.close(fd)
 
 
-def open_directory(path: str) -> int:
-    """A handle on a directory that is made if it is missing, 0700, with its parents.
-
-    No symbolic link is followed on the way: whoever owns a directory above could otherwise lead us
-    elsewhere. Raises NotADirectoryError for one, OSError.
-    """
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    here = os.open("/", flags)
-    try:
-        for name in path.strip("/").split("/"):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=here)
-            below = os.open(name, flags, dir_fd=here)
-            os.close(here)
-            here = below
-    except BaseException:
-        os.close(here)
-        raise
-    return here
-
-
 def remove_tree(path: str) -> None:
     """Remove a directory with all that rooms left in it, on this filesystem. Raises OSError.
 
     rm(1) follows no link and stops at no depth; `shutil.rmtree` ends at Python's recursion limit.
     """
-    code, output = run_command(
-        ("/bin/rm", "-rf", "--one-file-system", "--", path), timeout=REMOVE_SECONDS
-    )
+    folder, name = os.path.split(path)
+    with _opened(folder) as place:
+        held = f"/proc/{os.getpid()}/fd/{place}/{name}"
+        code, output = run_command(
+            ("/bin/rm", "-rf", "--one-file-system", "--", held), timeout=REMOVE_SECONDS
+        )
     if code != 0:
         raise OSError(errno.EIO, output.strip() or "rm failed", path)
 
@@ -113,15 +120,6 @@ def open_log(path: str) -> int:
             os.replace(path, path + ".old")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, 0o600)
-
-
-def sync_directory(path: str) -> None:
-    """Make a rename in this directory durable (fsync(2))."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _own(fd: int, owner: Owner) -> None:

@@ -5,17 +5,24 @@ Made with useradd(8) and groupadd(8) of Debian's essential `passwd` package.
 
 import grp
 import pwd
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from capkeep.errors import CapkeepError
 from capkeep.host.commands import run_command
 
+_NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 NOLOGIN: Final = "/usr/sbin/nologin"
 
 
 class UserError(CapkeepError):
     """A user or group cannot be made, or is not fit to hold a room."""
+
+
+def is_name(name: object) -> bool:
+    """Whether it can be a user's name, and no option of useradd(8)."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def is_missing(name: str) -> bool:
