@@ -188,6 +188,24 @@ def test_root_is_not_led_elsewhere_on_the_way_to_a_repository(host: Host) -> Non
         assert host("apply").code == 0
 
 
+def test_a_link_of_roots_on_the_way_to_everything() -> None:
+    """As where /var is a link to another disk."""
+    real = tempfile.mkdtemp(prefix="ck-", dir="/srv")
+    os.chmod(real, 0o755)
+    os.symlink(real, f"{real}-link")
+    os.mkdir(f"{real}/below")
+    try:
+        host = Host(f"{real}-link/below")
+        host.config.write_text(host.config.read_text().replace(PREFIX, f"{PREFIX}c"))
+        for verb in (["apply"], ["init"], ["run"], ["restore", "latest", "--to", f"{real}/back"]):
+            done = host(*verb)
+            assert done.code == 0, done
+        assert _remove(host).code == 0
+    finally:
+        os.unlink(f"{real}-link")
+        shutil.rmtree(real)
+
+
 def test_an_apply_that_dies_does_not_forget_the_users_it_made() -> None:
     base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
     try:

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from capkeep.errors import RefusedError
+from capkeep.kernel.ways import resolve as real_path
 from capkeep.plan.places import Mode, Places
 
 SYSTEM = Places(
@@ -16,10 +17,18 @@ SYSTEM = Places(
 
 
 def resolve(args: argparse.Namespace) -> Places:
-    """The places that `--prefix` and `--user` select."""
+    """The places that `--prefix` and `--user` select, by their real paths.
+
+    /var/cache may be a link to another disk, and inside a room only real paths are there. Raises
+    RefusedError for a link that others than root (and oneself) can exchange.
+    """
     if args.prefix:
-        return prefixed(os.path.abspath(args.prefix))
-    return user_places() if args.user else SYSTEM
+        return _real(prefixed(os.path.abspath(args.prefix)))
+    return _real(user_places() if args.user else SYSTEM)
+
+
+def _real(places: Places) -> Places:
+    return Places(*map(real_path, places))
 
 
 def mode(args: argparse.Namespace) -> Mode:
