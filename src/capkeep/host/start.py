@@ -82,7 +82,11 @@ def _refuse_lost_capabilities(room: Room) -> None:
 def _refuse_missing_engine(plan: Plan, room: Room) -> None:
     """Without its program no room or vault can be built. Raises StepError naming it."""
     if room.repository and not os.path.exists(program := plan.repository(room.repository).program):
-        raise StepError(Failure.ENGINE, f"the engine {program} is not there any more")
+        raise StepError(
+            Failure.ENGINE,
+            f"the engine {program} is not there; install it again, or apply a configuration that"
+            " names its new place",
+        )
 
 
 def _start_one(
