@@ -59,6 +59,20 @@ def running(lab: Lab, command: Command) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate(timeout=20)
 
 
+@contextmanager
+def halted_with_lock(lab: Lab) -> Iterator[subprocess.Popen[bytes]]:
+    """A prune that stands still while it holds its lock; one that was too quick is tried again."""
+    locks = lab.repo / "locks"
+    for _ in range(20):
+        with running(lab, RESTIC.prune(lab.call)) as process:
+            until(lambda: any(locks.iterdir()) or process.poll() is not None)
+            process.send_signal(signal.SIGSTOP)
+            if process.poll() is None and any(locks.iterdir()):
+                yield process
+                return
+    pytest.fail("no prune was seen to hold a lock")
+
+
 def every_command(lab: Lab) -> dict[str, Command]:
     return {
         "backup": RESTIC.backup(lab.call, lab.job()),
@@ -104,9 +118,7 @@ def test_a_locked_repository(lab: Lab) -> None:
     filled(lab)
     (snapshot,) = lab.snapshots()
     lab.run(RESTIC.forget(lab.call, (snapshot.id,)))
-    with running(lab, RESTIC.prune(lab.call)) as holder:
-        until(lambda: any((lab.repo / "locks").iterdir()))
-        holder.send_signal(signal.SIGSTOP)
+    with halted_with_lock(lab) as holder:
         done = lab.backup()
         found = diagnose(done)
         assert (done.code == 11) is able(lab.version, "tell failures apart by exit code")
@@ -116,8 +128,8 @@ def test_a_locked_repository(lab: Lab) -> None:
 
 def test_locks_of_the_dead_are_removed(lab: Lab) -> None:
     filled(lab)
-    with running(lab, RESTIC.prune(lab.call)):
-        until(lambda: any((lab.repo / "locks").iterdir()))
+    with halted_with_lock(lab):
+        pass  # and then it is killed
     assert diagnose(lab.backup()).failure is Failure.LOCKED
     assert lab.run(RESTIC.unlock(lab.call)).code == 0
     assert lab.backup().code == 0
@@ -125,9 +137,7 @@ def test_locks_of_the_dead_are_removed(lab: Lab) -> None:
 
 def test_unlocking_leaves_the_living_alone(lab: Lab) -> None:
     filled(lab)
-    with running(lab, RESTIC.prune(lab.call)) as process:
-        until(lambda: any((lab.repo / "locks").iterdir()))
-        process.send_signal(signal.SIGSTOP)
+    with halted_with_lock(lab):
         assert lab.run(RESTIC.unlock(lab.call)).code == 0
         assert any((lab.repo / "locks").iterdir())
 

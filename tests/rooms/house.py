@@ -132,7 +132,10 @@ def house() -> Iterator[House]:
 
 def members_of(pid: int) -> list[int]:
     """All processes below a process, the nearest first."""
-    found = [int(w) for w in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        found = [int(w) for w in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has just ended
     return found + [below for child in found for below in members_of(child)]
 
 
