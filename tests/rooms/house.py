@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -22,9 +23,10 @@ from capkeep.rooms.protocol import Channel, Message
 from tests.engines import rclone, restic_programs
 
 INTERPRETER: Final = os.path.realpath("/usr/bin/python3")
-GROUP: Final = 61200
-UIDS: Final = {kind: 61201 + number for number, kind in enumerate(RoomKind)}
-MEMBER, OTHER_MEMBER, STRANGER = 61221, 61222, 61223
+# Users without names, of this run alone: two runs on one machine do not end each other's rooms.
+GROUP: Final = 1_200_000 + secrets.randbelow(100_000) * 40
+UIDS: Final = {kind: GROUP + 1 + number for number, kind in enumerate(RoomKind)}
+MEMBER, OTHER_MEMBER, STRANGER = GROUP + 21, GROUP + 22, GROUP + 23
 CONFIG: Final = """
 [repositories.repo]
 engine = "restic"

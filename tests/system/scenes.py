@@ -23,9 +23,12 @@ def random_file(path: Path, mebibytes: int) -> None:
         file.writelines(os.urandom(1 << 20) for _ in range(mebibytes))
 
 
-def processes(product: Product) -> dict[int, bytes]:
-    """Number and command line of every process of the users of this installation's rooms."""
-    uids = {room.grant.uid for room in product.home.plan.rooms}
+def processes(product: Product, *kinds: str) -> dict[int, bytes]:
+    """Number and command line of every process of the users of some kinds of rooms; of all of them.
+
+    /proc/PID belongs to the process's user even where the process hides its memory (proc(5)).
+    """
+    uids = {r.grant.uid for r in product.home.plan.rooms if not kinds or r.kind in kinds}
     found = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # it has just ended
@@ -36,18 +39,8 @@ def processes(product: Product) -> dict[int, bytes]:
 
 def programs(product: Product, kind: str) -> list[int]:
     """The room programs of a kind: Python, not the engine and not what starts it."""
-    uid = next(r.grant.uid for r in product.home.plan.rooms if r.kind == kind)
-    return [
-        pid for pid, words in processes(product).items()
-        if b"capkeep" in words and b"restic" not in words and _uid(pid) == uid
-    ]  # fmt: skip
-
-
-def _uid(pid: int) -> int:
-    try:
-        return Path(f"/proc/{pid}").stat().st_uid
-    except OSError:
-        return -1
+    found = processes(product, kind).items()
+    return [pid for pid, words in found if b"capkeep" in words and b"restic" not in words]
 
 
 def halted_while_reading(product: Product, *paths: Path) -> tuple["subprocess.Popen[bytes]", int]:

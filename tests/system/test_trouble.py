@@ -1,6 +1,5 @@
 """What goes wrong is said in one sentence, has an exit code of its own, and heals."""
 
-import contextlib
 import json
 import os
 import signal
@@ -8,38 +7,21 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.rooms.house import GROUP, MEMBER, wait_for
+from capkeep.plan.model import RoomKind
+from tests.rooms.house import wait_for
 from tests.system.conftest import Product
-
-
-def start(product: Product, *words: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        product.home.command(*words), user=MEMBER, group=MEMBER, extra_groups=[GROUP], cwd="/",
-        env={"PATH": "/usr/sbin:/usr/bin"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+from tests.system.scenes import processes, programs, start
 
 
 def engines(product: Product) -> list[int]:
     """The engines that this installation runs, in readers and keepers."""
-    kinds = ("reader", "keeper")
-    uids = {r.grant.uid for r in product.home.plan.rooms if r.kind in kinds}
-    return [pid for pid, words in _processes(uids) if b"restic" in words.split(b"\0")[0]]
+    found = processes(product, "reader", "keeper").items()
+    return [pid for pid, words in found if b"restic" in words.split(b"\0")[0]]
 
 
 def rooms(product: Product) -> list[int]:
     """Every process of the rooms' users, but for the runner that waits."""
-    uids = {r.grant.uid for r in product.home.plan.rooms if r.kind != "runner"}
-    return [pid for pid, _ in _processes(uids)]
-
-
-def _processes(uids: set[int]) -> list[tuple[int, bytes]]:
-    """Number and command line of every process of some users."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # it has just ended
-            if entry.name.isdecimal() and entry.stat().st_uid in uids:
-                found.append((int(entry.name), (entry / "cmdline").read_bytes()))
-    return found
+    return list(processes(product, *(kind for kind in RoomKind if kind != "runner")))
 
 
 def slow_run(product: Product) -> "subprocess.Popen[bytes]":
@@ -127,9 +109,7 @@ def test_a_second_run_of_the_job_is_refused_with_who_and_since_when(product: Pro
 def test_whatever_is_killed_the_next_run_is_complete(product: Product) -> None:
     for victim in ("engine", "reader", "vault", "runner"):
         running = slow_run(product)
-        kind = {"engine": "reader"}.get(victim, victim)
-        uid = next(r.grant.uid for r in product.home.plan.rooms if r.kind == kind)
-        pids = engines(product) if victim == "engine" else _programs(uid)
+        pids = engines(product) if victim == "engine" else programs(product, victim)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         running.communicate(timeout=60)
@@ -139,12 +119,6 @@ def test_whatever_is_killed_the_next_run_is_complete(product: Product) -> None:
         again = product("run", "--accept-shrink")
         assert again.code == 0, (victim, again)
         assert list((product.repository / "locks").iterdir()) == []
-
-
-def _programs(uid: int) -> list[int]:
-    """The room programs of a user: Python, not the engine."""
-    found = _processes({uid})
-    return [pid for pid, words in found if b"capkeep" in words and b"restic" not in words]
 
 
 def test_a_step_has_a_time_limit(product: Product) -> None:
