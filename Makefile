@@ -1,6 +1,6 @@
 # Every target sets up what it needs by itself (see ./test); a second time that takes a second.
-.PHONY: help fast test lint types unit contract rooms system attack fault format lock demo demo-clean \
-	attack-table bench-run bench-split bench-start bench-memory
+.PHONY: help fast test lint types unit contract rooms system attack fault lab format lock demo demo-clean \
+	attack-table corruption-table bench-run bench-split bench-split-engines bench-start bench-memory bench-chain
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -11,7 +11,7 @@ fast:  ## lint, types and unit tests: under a minute, without root
 test:  ## everything, as continuous integration does
 	./test
 
-lint types unit contract rooms system attack fault:  ## one suite
+lint types unit contract rooms system attack fault lab:  ## one suite
 	./test $@
 
 format:  ## put the source in its one form
@@ -31,5 +31,8 @@ demo-clean:  ## take away what the demo made
 attack-table:  ## what each escape does in each room, as Markdown
 	./test run python -m tests.attack.table
 
-bench-run bench-split bench-start bench-memory:  ## speed and size; one JSON object last
-	./test run python -m bench.$(@:bench-%=%)
+corruption-table:  ## what finds which damage, written into the reference
+	./test run python -m tests.contract.corruption
+
+bench-run bench-split bench-split-engines bench-start bench-memory bench-chain:  ## speed and size; one JSON object last
+	./test run python -m bench.$(subst -,_,$(@:bench-%=%))

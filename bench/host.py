@@ -79,10 +79,14 @@ def fill(folder: Path, count: int, size: int, *, per_folder: int = 500) -> None:
 class Installed:
     """A capkeep with one repository and one job, its doors open."""
 
-    def __init__(self, place: Path, source: Path, restic: Path) -> None:
+    def __init__(
+        self, place: Path, source: Path, program: Path, tables: str = "", engine: str = "restic"
+    ) -> None:
         self.place = place
         self.source = source
-        self.restic = restic
+        self.restic = program
+        self.engine = engine
+        self.tables = tables
         self.repository = place / "repository"
         self.doors: subprocess.Popen[bytes] | None = None
 
@@ -113,12 +117,14 @@ class Installed:
         secrets.mkdir(parents=True, mode=0o700)
         (secrets / "bench").touch(mode=0o600)
         (secrets / "bench").write_text(PASSWORD)
+        password = f'password = {{ file = "{secrets}/bench" }}\n'
         (self.place / "etc/capkeep.toml").write_text(
             f'[host]\nuser-prefix = "{USERS}"\n'
-            f'[engines.restic]\nprogram = "{self.restic}"\n'
-            f'[repositories.bench]\nengine = "restic"\nlocation = "{self.repository}"\n'
-            f'password = {{ file = "{secrets}/bench" }}\n'
-            f'[jobs.bench]\nrepositories = ["bench"]\ninclude = ["{self.source}"]\n'
+            f'[engines.{self.engine}]\nprogram = "{self.restic}"\n'
+            f'[repositories.bench]\nengine = "{self.engine}"\nlocation = "{self.repository}"\n'
+            + ("" if self.engine == "rdiff-backup" else password)
+            + f'[jobs.bench]\nrepositories = ["bench"]\ninclude = ["{self.source}"]\n'
+            + self.tables
         )
         self.capkeep("apply")
         self.doors = subprocess.Popen(
@@ -152,9 +158,11 @@ def scratch() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def installed(place: Path, source: Path, restic: Path) -> Iterator[Installed]:
-    """A capkeep for the time of a measurement."""
-    host = Installed(place, source, restic)
+def installed(
+    place: Path, source: Path, program: Path, tables: str = "", engine: str = "restic"
+) -> Iterator[Installed]:
+    """A capkeep for the time of a measurement; `tables` are added to its configuration."""
+    host = Installed(place, source, program, tables, engine)
     place.mkdir(mode=0o755)
     try:
         host.configure()

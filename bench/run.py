@@ -1,12 +1,14 @@
 """How much longer a whole `capkeep run` takes than the same engine command run by hand.
 
 A small unchanged job (1,000 files, 10 MB) on a local repository; the newest restic.
-`extra_ms_direct`: median wall time of `capkeep run` less that of `restic backup`, milliseconds.
+`extra_ms_direct`: median wall time of `capkeep run` less that of `restic backup`, milliseconds,
+where `capkeep doors` start the rooms; `extra_ms_systemd`: where systemd does, on a booted Debian 13.
 Between two calls the doors get a moment, as between any two commands of a person or a timer.
 """
 
 import time
 
+from bench import booted
 from bench.host import alternate, fill, installed, result, say, scratch
 from tests.engines import restic_programs
 
@@ -37,10 +39,14 @@ def main() -> None:
             capkeep_ms, restic_ms = alternate(
                 ROUNDS, ours, by_hand, before=lambda: time.sleep(MOMENT)
             )
+    booted_ms, booted_restic_ms = booted.run_ms(ROUNDS, MOMENT)
     result(
         extra_ms_direct=capkeep_ms - restic_ms,
         capkeep_ms=capkeep_ms,
         restic_ms=restic_ms,
+        extra_ms_systemd=booted_ms - booted_restic_ms,
+        booted_capkeep_ms=booted_ms,
+        booted_restic_ms=booted_restic_ms,
         rounds=ROUNDS,
     )
 

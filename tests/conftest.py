@@ -3,9 +3,18 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+from capkeep.kernel import landlock
+from tests.host import NEWEST_LANDLOCK, host_filters
+
+# How fast a machine is decides nothing: each test has a limit, and that is for what hangs.
+hypothesis.settings.register_profile("capkeep", deadline=None)
+hypothesis.settings.load_profile("capkeep")
+
 UNIT = Path(__file__).parent / "unit"
+LEFT: list[str] = []  # of the processes that ran the tests, if there were several
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -20,13 +29,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What this host keeps the suite from showing is said, so that nobody takes it for shown."""
+    if landlock.abi() < NEWEST_LANDLOCK:
+        terminalreporter.write_line(
+            f"NOT SHOWN HERE: this host offers Landlock {landlock.abi()} of {NEWEST_LANDLOCK}",
+            yellow=True,
+        )
+    if host_filters():
+        terminalreporter.write_line(
+            "NOT SHOWN HERE: a system call filter around this host stops attempts before a room does",
+            yellow=True,
+        )
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A run that leaves processes behind has failed, whatever its tests say."""
-    if left := _children(os.getpid()):
+    told: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:  # one process of several: the one that started it decides
+        told["left"] = _children(os.getpid())
+        return
+    if left := LEFT or _children(os.getpid()):
         report = session.config.pluginmanager.get_plugin("terminalreporter")
         if report is not None:
             report.write_line(f"processes left behind: {'; '.join(left)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """Hear what one of several processes has left behind."""
+    LEFT.extend(getattr(node, "workeroutput", {}).get("left", ()))
 
 
 def _children(pid: int) -> list[str]:

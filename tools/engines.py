@@ -53,6 +53,92 @@ ENGINES: Final = (
 )
 
 
+class Python(NamedTuple):
+    """An engine that is bound to its release's Python, which is unpacked beside it."""
+
+    name: str
+    suite: str
+    packages: tuple[str, ...]
+    interpreter: str  # in the unpacked tree
+    script: str
+    at_least: tuple[int, int]
+
+    @property
+    def path(self) -> Path:
+        """The program, which names an interpreter beside it that finds its own libraries."""
+        return CACHE / f"{self.name}-{self.suite}" / self.name
+
+    def wrap(self) -> None:
+        """Make the program and its interpreter, once the tree is there."""
+        tree = self.path.parent
+        # Itself: links to it may be absolute, and lead to this machine's own.
+        found = [p for p in tree.glob("**/*-linux-gnu/ld-linux-*.so.*") if not p.is_symlink()]
+        libraries = ":".join(str(p) for p in sorted(tree.glob("*lib/*-linux-gnu")) if p.is_dir())
+        libraries += ":" + ":".join(str(p) for p in sorted(tree.glob("usr/lib/*-linux-gnu")))
+        python = tree / "python"
+        python.write_text(
+            f"#!/bin/sh\nPYTHONHOME={tree}/usr exec {found[0]} --library-path {libraries}"
+            f' {tree}/{self.interpreter} "$@"\n'
+        )
+        python.chmod(0o755)
+        _, _, script = (tree / self.script).read_text().partition("\n")
+        self.path.write_text(f"#!{python}\n{script}")
+        self.path.chmod(0o755)
+
+
+_SHARED: Final = (
+    "borgbackup", "python3-msgpack", "python3-packaging", "libxxhash0", "libzstd1", "liblz4-1",
+    "libacl1", "libc6", "zlib1g", "libexpat1", "libgcc-s1", "libffi8", "libbz2-1.0", "liblzma5",
+)  # fmt: skip
+BORGS: Final = (
+    Python(
+        "borg", "bookworm",
+        (*_SHARED, "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib",
+         "python3-pkg-resources", "libssl3"),
+        "usr/bin/python3.11", "usr/bin/borg", (1, 2),
+    ),
+    Python(
+        "borg", "trixie",
+        (*_SHARED, "python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib",
+         "libssl3t64"),
+        "usr/bin/python3.13", "usr/bin/borg", (1, 4),
+    ),
+)  # fmt: skip
+
+
+class FromPyPI(NamedTuple):
+    """An engine in a virtual environment of the system's Python, built from what a lock names."""
+
+    name: str
+    lock: Path
+    at_least: tuple[int, int]
+
+    @property
+    def path(self) -> Path:
+        """The program."""
+        return CACHE / f"{self.name}-pypi" / "bin" / self.name
+
+    def fetch(self) -> None:
+        """Make it, all at once. Raises CalledProcessError, TimeoutExpired, OSError."""
+        target = self.path.parent.parent
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            _run(["/usr/bin/python3", "-m", "venv", str(target)], CACHE)
+            entries = re.split(r"\n(?=\S)", self.lock.read_text())
+            builders = target / "builders.lock"  # they must be there before what they build
+            builders.write_text("\n".join(e for e in entries if not e.startswith(self.name)))
+            pip = [f"{target}/bin/pip", "install", "-q", "--disable-pip-version-check",
+                   "--require-hashes", "--no-build-isolation"]  # fmt: skip
+            for lock in (builders, self.lock):
+                _run([*pip, "-r", str(lock)], CACHE)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+
+
+RDIFF_BACKUP: Final = FromPyPI("rdiff-backup", Path(__file__).parent / "rdiff.lock", (2, 2))
+
+
 class Mirror(NamedTuple):
     """Where this machine's own apt gets Debian from."""
 
@@ -164,6 +250,18 @@ def fetch() -> None:
             fetch_suite(
                 mirror, suite, [e.package for e in ENGINES if e.suite == suite], CACHE / suite
             )
+    for borg in BORGS:
+        if not borg.path.exists():
+            print(f"fetching {borg.name} of Debian {borg.suite}", file=sys.stderr)
+            fetch_suite(debian_mirror(), borg.suite, list(borg.packages), borg.path.parent)
+            borg.wrap()
+        if version(borg.path) != borg.at_least:
+            raise LookupError(f"{borg.path} is {version(borg.path)}, expected {borg.at_least}")
+    if not RDIFF_BACKUP.path.exists():
+        print(f"building {RDIFF_BACKUP.name} from PyPI", file=sys.stderr)
+        RDIFF_BACKUP.fetch()
+    if version(RDIFF_BACKUP.path) != RDIFF_BACKUP.at_least:
+        raise LookupError(f"{RDIFF_BACKUP.path} is {version(RDIFF_BACKUP.path)}")
     for engine in ENGINES:
         found = version(engine.path)
         if found != engine.at_least and not (engine.moving and found > engine.at_least):
@@ -177,8 +275,8 @@ def main() -> int:
     except (LookupError, OSError, subprocess.SubprocessError) as error:
         print(f"engines: {error}", file=sys.stderr)
         return 1
-    for engine in ENGINES:
-        print(engine.name, engine.path)
+    for one in (*ENGINES, *BORGS, RDIFF_BACKUP):
+        print(one.name, one.path)
     return 0
 
 

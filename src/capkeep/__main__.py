@@ -4,7 +4,6 @@ import os
 import select
 import sys
 
-from capkeep.cli.main import main as run_command
 from capkeep.errors import EXIT_CODES, EXIT_FAILED, CapkeepError, Failure, StepError
 from capkeep.kernel.leave import leave
 
@@ -17,6 +16,13 @@ def main() -> "NoReturn":
     """Entry point of the `capkeep` command."""
     _open_standard_streams()
     try:
+        if sys.argv[1:2] == ["run"]:
+            from capkeep.cli.early import knock
+
+            knock(sys.argv[1:])
+        # Only now: the runner starts while the command line is loaded and read.
+        from capkeep.cli.main import main as run_command
+
         code = run_command()
         sys.stdout.flush()
     except CapkeepError as error:

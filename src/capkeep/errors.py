@@ -15,6 +15,7 @@ class Failure(StrEnum):
     LOCKED = "locked"
     WRONG_PASSWORD = "wrong-password"
     DAMAGED = "damaged"
+    DUMP = "dump"  # a dump does not load as its dumper noted; the repository is as it should be
     NO_SPACE = "no-space"
     UNREACHABLE = "unreachable"
     DENIED = "denied"  # the repository's remote refused our credentials
@@ -32,6 +33,7 @@ EXIT_USAGE = 2
 EXIT_PARTIAL = 3
 EXIT_REFUSED = 4
 EXIT_CONFIG = 5
+EXIT_FINDINGS = 7
 
 EXIT_CODES: dict[Failure, int] = {
     Failure.ENGINE: EXIT_FAILED,
@@ -47,6 +49,7 @@ EXIT_CODES: dict[Failure, int] = {
     Failure.DENIED: 16,
     Failure.TIMEOUT: 17,
     Failure.WEAKENED: 18,
+    Failure.DUMP: 19,
     Failure.STOPPED: 130,
 }
 

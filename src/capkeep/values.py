@@ -119,6 +119,35 @@ def parse_percent(text: str) -> int:
     return int(digits)
 
 
+_RATE_HINT: Final = 'write bytes per second: "512KiB/s", "2MiB/s"'
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second: a size, with or without `/s` behind it."""
+    try:
+        return parse_size(text.strip().removesuffix("/s"))
+    except ValueMistake as mistake:
+        raise ValueMistake(f"{text!r} is not a rate", _RATE_HINT) from mistake
+
+
+def format_rate(rate: int) -> str:
+    """Bytes per second, exactly: `2MiB/s`."""
+    return f"{format_size(rate)}/s"
+
+
+MAX_PROCESSORS: Final = 1024
+_CPU_HINT: Final = 'write a percentage of one processor: "50%" is half of one, "200%" two'
+
+
+def parse_cpu(text: str) -> int:
+    """Percent of one processor: `50%`, `150%`."""
+    digits = text.strip().removesuffix("%").rstrip()
+    valid = text.strip().endswith("%") and digits.isascii() and digits.isdigit()
+    if not valid or len(digits) > 6 or not 1 <= int(digits) <= 100 * MAX_PROCESSORS:
+        raise ValueMistake(f"{text!r} is not a share of processors", _CPU_HINT)
+    return int(digits)
+
+
 # -- secrets
 
 
@@ -140,7 +169,43 @@ class SecretSource(NamedTuple):
 
 # Where systemd looks for a credential by its name (systemd.exec(5), LoadCredential=).
 PLAIN_STORES: Final = ("/etc/credstore", "/run/credstore", "/usr/lib/credstore")
+# Where a container's secrets are (docker, podman, kubernetes), and what systemd was given for all of
+# the system (systemd.exec(5), "system credentials"). Beside these: $CREDENTIALS_DIRECTORY.
+GIVEN_STORES: Final = ("/run/secrets", "/run/credentials/@system")
 SEALED_STORES: Final = ("/etc/credstore.encrypted", "/run/credstore.encrypted")
+# Directives of systemd.exec(5) that a configuration may do without where a host cannot give them.
+# What makes a room unprivileged (its user, its capabilities, NoNewPrivileges) is not among them.
+MAY_BE_MISSING: Final = (
+    "BindReadOnlyPaths",
+    "InaccessiblePaths",
+    "PrivateDevices",
+    "PrivateIPC",
+    "PrivateMounts",
+    "PrivateNetwork",
+    "PrivateUsers",
+    "ProcSubset",
+    "ProtectControlGroups",
+    "ProtectHome",
+    "ProtectHostname",
+    "ProtectKernelTunables",
+    "ProtectProc",
+    "ProtectSystem",
+    "SystemCallFilter",
+    "TemporaryFileSystem",
+)
+
+
+def given_stores() -> tuple[str, ...]:
+    """Where the service or the container that this program is in was given secrets."""
+    import os
+
+    own = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (own, *GIVEN_STORES) if own.startswith("/") else GIVEN_STORES
+
+
+def secret_text(raw: bytes) -> str:
+    """A secret as it is stored, without the newline that editors add."""
+    return raw.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
 
 
 def _quoted(text: str) -> str:
@@ -149,7 +214,7 @@ def _quoted(text: str) -> str:
 
 # -- locations
 
-VAULT_SCHEMES: Final = ("local", "sftp", "s3", "rest", "rclone")  # what a vault can serve
+VAULT_SCHEMES: Final = ("local", "sftp", "s3", "rest", "rclone", "ssh")  # what a vault can serve
 ENGINE_SCHEMES: Final = ("b2", "azure", "gs", "swift")  # only restic itself speaks these
 _LOCATION_HINT: Final = (
     'write an absolute path, "sftp:user@host:/path", "s3:https://host/bucket",'
@@ -163,9 +228,9 @@ class Location(NamedTuple):
     scheme: str  # one of VAULT_SCHEMES or ENGINE_SCHEMES
     text: str  # as the engine understands it; a local one is the path alone
     path: str = ""  # local or remote directory; s3: "bucket/prefix"; rclone: path in the remote
-    host: str = ""  # sftp, s3, rest: host; rclone: name of the remote
+    host: str = ""  # sftp, ssh, s3, rest: host; rclone: name of the remote
     port: int = 0  # 0: the scheme's own
-    user: str = ""  # sftp
+    user: str = ""  # sftp, ssh
     tls: bool = True  # s3, rest: over https
 
     @property
@@ -192,7 +257,7 @@ def parse_location(text: str) -> Location:
         return _local(address)
     if scheme in ENGINE_SCHEMES and address:
         return Location(scheme, text)
-    readers = {"sftp": _sftp, "s3": _s3, "rest": _rest, "rclone": _rclone}
+    readers = {"sftp": _sftp, "s3": _s3, "rest": _rest, "rclone": _rclone, "ssh": _ssh}
     if scheme not in readers:
         raise ValueMistake(f"nothing is known to reach {scheme!r}", _guess(scheme, text))
     if not address:
@@ -203,7 +268,7 @@ def parse_location(text: str) -> Location:
 def _guess(scheme: str, text: str) -> str:
     if scheme in ("http", "https"):
         return f'for a rest-server write "rest:{text}", for S3 "s3:{text}"'
-    if scheme in ("ssh", "scp") and text[len(scheme) :].startswith("://"):
+    if scheme == "scp" and text[len(scheme) :].startswith("://"):
         return f'write "sftp{text[len(scheme) :]}"'
     if "@" in scheme:
         return f'write "sftp:{text}"'
@@ -267,6 +332,16 @@ def _sftp(text: str, address: str) -> Location:
     if not path:
         raise ValueMistake(f"{text!r} has no path", 'write "sftp:user@host:/path"')
     return Location("sftp", text, path=path, host=host, port=port, user=user)
+
+
+def _ssh(text: str, address: str) -> Location:
+    """`ssh://user@host:port/path`: the engine's own program is started there."""
+    authority, slash, path = address.removeprefix("//").partition("/")
+    if not address.startswith("//") or not path.strip("/") or ".." in path.split("/"):
+        raise ValueMistake(f"{text!r} has no absolute path", 'write "ssh://user@host/path"')
+    user, host_port = _user_host(authority, text)
+    host, port = _host_port(host_port, text)
+    return Location("ssh", text, path=slash + path, host=host, port=port, user=user)
 
 
 def _url(text: str, address: str, *, default_tls: bool | None) -> tuple[str, int, bool, str]:

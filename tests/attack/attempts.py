@@ -94,6 +94,11 @@ def false_name(a: Aftermath) -> bool:
     return any(p.name == "ab" * 32 for p in Path(a.vault_dir).rglob("*")) if a.vault_dir else False
 
 
+def text_of(path: str) -> str:
+    """A file's content; nothing where there is no file."""
+    return Path(path).read_text() if os.path.exists(path) else ""
+
+
 def climbed(a: Aftermath) -> bool:
     token = a.targets["token"]
     places = [f"/tmp/{token}", f"/{token}", f"{a.targets['source']}/open/{token}"]
@@ -193,7 +198,7 @@ ATTEMPTS = (
             vault_misses_something),
     Attempt("overwrite-in-vault", "overwrite a pack, key, snapshot or the config", "repository",
             vault_overwritten),
-    Attempt("store-under-false-name", "store a pack under a false name", "repository", false_name),
+    Attempt("store-under-false-name", "store a snapshot, key, index or lock under a false name", "repository", false_name),
     Attempt("climb-out-of-vault", "write outside the repository by its path", "repository", climbed),
     Attempt("silence-the-vault", "silence the repository's server by half-open and endless requests",
             "repository", lambda a: not a.served_after, only_outside=True),
@@ -208,4 +213,46 @@ ATTEMPTS = (
     Attempt("fill-disk", "fill the disk that holds its cache", "limits",
             lambda a: a.said.startswith("full")),
 )  # fmt: skip
-BY_NAME = {a.name: a for a in ATTEMPTS}
+# What there is to attack only where systemd runs the machine.
+BOOTED_ATTEMPTS = (
+    Attempt("bus-start-unit", "start a unit of root's over D-Bus (StartTransientUnit)", "services",
+            file_at("{root_only}/bus-{token}")),
+    Attempt("bus-read-environment", "read another unit's environment over D-Bus", "services",
+            knows("unit")),
+    Attempt("bus-hold-shutdown", "hold up the machine's shutdown over D-Bus (logind)", "services",
+            seen("inhibitor")),
+    Attempt("bus-name-machine", "name the machine over D-Bus (hostnamed)", "services",
+            lambda a: a.targets["token"] in text_of("/etc/machine-info")),
+    Attempt("bus-ask-polkit", "ask polkit over D-Bus", "services",
+            lambda a: a.said.startswith("answered")),
+    Attempt("managers-own-socket", "connect to the manager's own socket (/run/systemd/private)",
+            "services", lambda a: a.said == "connected"),
+    Attempt("varlink", "call a varlink service below /run/systemd", "services",
+            lambda a: "io.system" in a.said),
+    Attempt("systemd-run", "systemd-run", "services", file_at("{root_only}/run-{token}")),
+    Attempt("systemd-run-user", "systemd-run --user", "services", file_at("{source}/open/user-{token}")),
+    Attempt("journal-native", "write to the journal (/run/systemd/journal/socket)", "services",
+            seen("journal:native")),
+    Attempt("journal-stdout", "write to the journal (/run/systemd/journal/stdout)", "services",
+            seen("journal:stdout")),
+    Attempt("journal-dev-log", "write to the journal (/run/systemd/journal/dev-log)", "services",
+            seen("journal:dev-log")),
+    Attempt("notify", "tell the manager that it is ready (/run/systemd/notify)", "services",
+            lambda a: a.said == "sent"),
+    Attempt("other-units-credentials", "read another unit's credentials (/run/credentials)",
+            "services", knows("credential")),
+    Attempt("vaults-other-door", "connect to its vault with a right that it has not", "services",
+            seen("accepted:vault")),
+    Attempt("another-rooms-door", "ask another room for its work", "services",
+            seen("accepted:room")),
+    Attempt("runners-door", "ask the runner for a run", "services", seen("accepted:runner")),
+    Attempt("through-another-root", "read a secret below another process's /proc/PID/root",
+            "services", knows("file")),
+    Attempt("leave-unit-file", "leave a unit file in /etc/systemd/system", "services",
+            file_at("/etc/systemd/system/{token}.service")),
+    Attempt("leave-unit-in-memory", "leave a unit file in /run/systemd/system", "services",
+            file_at("/run/systemd/system/{token}.service")),
+    Attempt("change-control-group", "change a limit of another control group", "services",
+            lambda a: text_of(f"{a.targets['control_group']}/cgroup.max.depth") == "7\n"),
+)  # fmt: skip
+BY_NAME = {a.name: a for a in (*ATTEMPTS, *BOOTED_ATTEMPTS)}

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import platform
+import re
 import resource
 import select
 import signal
@@ -65,18 +66,23 @@ def others() -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             yield int(name)
+    if T.get("booted"):  # no process namespace: numbers mean the same inside, seen or not
+        yield from (os.getppid(), int(T["victim"]))
 
 
 def victims() -> Iterator[int]:
     """Whom to attack: the room's own program inside, the harness's victim without a room."""
     known = T["victim"]
     for pid in others():
+        if T["roomed"] == "yes":
+            yield pid
+            continue
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read()
         except OSError:
             continue
-        if T["roomed"] == "yes" or (str(pid) == known and b"victim" in words):
+        if str(pid) == known and b"victim" in words:
             yield pid
 
 
@@ -658,31 +664,117 @@ def use_the_32_bit_calls() -> str:
 
 
 def http(method: str, path: str, body: bytes = b"") -> int:
-    """One request as it stands, without a client library that would tidy it up. The status."""
-    with socket.create_connection(("127.0.0.1", vault_port()), 5) as sock:
+    """The status of one request."""
+    return talk(method, path, body)[0]
+
+
+def talk(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """One request as it stands, without a client library that would tidy it up."""
+    answer = talk_plainly if "vault_url" in T else talk_through_pipes
+    return answer(method, path, body)
+
+
+def talk_plainly(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """HTTP/1.1, to the server that people have without capkeep."""
+    with socket.create_connection(("127.0.0.1", server_port()), 5) as sock:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         head += "Accept: application/vnd.x.restic.rest.v2\r\nConnection: close\r\n\r\n"
         sock.sendall(head.encode() + body)
-        answer = sock.recv(4096)
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
     try:
-        return int(answer.split(b" ")[1])
+        return int(answer.split(b" ")[1]), answer.partition(b"\r\n\r\n")[2]
     except (IndexError, ValueError):
         raise Denied(f"no answer to {method} {path}: {answer[:80]!r}") from None
 
 
-def vault_port() -> int:
-    words = " ".join([*sys.argv, *os.environ.values(), T.get("vault_url", "")])
-    _, found, rest = words.partition("127.0.0.1:")
-    if not found:
+def server_port() -> int:
+    return int(re.findall(r"127\.0\.0\.1:(\d+)", T["vault_url"])[0])
+
+
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+DATA, HEADERS, RST_STREAM, GOAWAY = 0, 1, 3, 7
+
+
+def handover() -> socket.socket:
+    """The socket that an engine's relay hands its pipes over with."""
+    if "rclone.program" not in " ".join(sys.argv):
         raise Denied("no vault in sight")
-    return int("".join(iter_digits(rest)))
+    return socket.socket(fileno=os.dup(3))
 
 
-def iter_digits(text: str) -> Iterator[str]:
-    for letter in text:
-        if not letter.isdigit():
-            return
-        yield letter
+def hand(sock: socket.socket, *fds: int) -> None:
+    rights = struct.pack(f"{len(fds)}i", *fds)
+    sock.sendmsg([b"p"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+def pair(sock: socket.socket) -> tuple[int, int]:
+    """What a relay does; (to be written, to be read)."""
+    their_in, out = os.pipe()
+    into, their_out = os.pipe()
+    hand(sock, their_in, their_out)
+    os.close(their_in)
+    os.close(their_out)
+    return out, into
+
+
+def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    return struct.pack(">I", len(content))[1:] + struct.pack(">BBI", kind, flags, stream) + content
+
+
+def field(name: str, value: str) -> bytes:
+    words = name.encode(), value.encode()
+    return b"\0" + b"".join(
+        b"\x7f" + varint(len(w) - 127) + w if len(w) > 126 else bytes([len(w)]) + w for w in words
+    )
+
+
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def talk_through_pipes(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    """HTTP/2, as restic speaks it to what it takes for rclone."""
+    fields = {":method": method, ":path": path, ":scheme": "http", ":authority": "x",
+              "accept": "application/vnd.x.restic.rest.v2"}  # fmt: skip
+    if body:
+        fields["content-length"] = str(len(body))
+    block = b"".join(field(n, v) for n, v in fields.items())
+    said = HELLO + frame(HEADERS, 4 if body else 5, 1, block)
+    with handover() as sock:
+        out, into = pair(sock)
+    try:
+        os.write(out, said + (frame(DATA, 1, 1, body) if body else b""))
+        return hear(into, f"{method} {path}")
+    finally:
+        os.close(out)
+        os.close(into)
+
+
+def hear(into: int, what: str) -> tuple[int, bytes]:
+    """The answer on the first stream."""
+    poll = select.poll()
+    poll.register(into, select.POLLIN)
+    answer, status, content = b"", 0, b""
+    while poll.poll(5000) and (part := os.read(into, 65536)):
+        answer += part
+        while len(answer) >= 9 and len(answer) >= 9 + (size := int.from_bytes(answer[:3], "big")):
+            kind, flags, inside, answer = (
+                answer[3],
+                answer[4],
+                answer[9 : 9 + size],
+                answer[9 + size :],
+            )
+            if kind == HEADERS:
+                status = int(inside[3:6])  # after what empties the table, and the name's number
+            elif kind == DATA:
+                content += inside
+            if kind in (RST_STREAM, GOAWAY) or (kind in (DATA, HEADERS) and flags & 1):
+                if not status:
+                    raise Denied(f"no answer to {what}: {inside[:80]!r}")
+                return status, content
+    raise Denied(f"no answer to {what}")
 
 
 def any_accepted(requests: list[tuple[str, str, bytes]]) -> str:
@@ -699,32 +791,35 @@ def any_accepted(requests: list[tuple[str, str, bytes]]) -> str:
     raise Denied(", ".join(said))
 
 
+def stored() -> list[str]:
+    """The known objects of every kind, or another one where this vault has not that one."""
+    known = {"snapshots": T["snapshot_id"], "data": T["pack_id"], "keys": T["key_id"]}
+    found = []
+    for kind, name in known.items():
+        listing = talk("GET", f"/{kind}/")[1]
+        listed = re.findall("[0-9a-f]{64}", listing.decode())
+        if listing != b"[]":
+            found.append(f"/{kind}/{name if name in listed or not listed else listed[0]}")
+    return [*found, "/config"]
+
+
 @attempt
 def delete_from_vault() -> str:
-    kinds = [
-        f"/snapshots/{T['snapshot_id']}",
-        f"/data/{T['pack_id']}",
-        f"/keys/{T['key_id']}",
-        "/config",
-    ]
-    return any_accepted([("DELETE", path, b"") for path in kinds])
+    return any_accepted([("DELETE", path, b"") for path in stored()])
 
 
 @attempt
 def overwrite_in_vault() -> str:
-    kinds = [
-        f"/data/{T['pack_id']}",
-        f"/keys/{T['key_id']}",
-        f"/snapshots/{T['snapshot_id']}",
-        "/config",
-    ]
     methods = ("POST", "PUT")
-    return any_accepted([(m, path, T["token"].encode()) for path in kinds for m in methods])
+    return any_accepted(
+        [(m, path, T["token"].encode()) for path in reversed(stored()) for m in methods]
+    )
 
 
 @attempt
 def store_under_false_name() -> str:
-    return any_accepted([("POST", "/data/" + "ab" * 32, T["token"].encode())])
+    kinds = ("snapshots", "keys", "index", "locks")
+    return any_accepted([("POST", f"/{k}/" + "ab" * 32, T["token"].encode()) for k in kinds])
 
 
 @attempt
@@ -741,11 +836,17 @@ def climb_out_of_vault() -> str:
 @attempt
 def silence_the_vault() -> str:
     """Half-open and endless requests; got if afterwards nobody else is served."""
-    port = vault_port()
+    return silence_the_server() if "vault_url" in T else silence_the_pipes()
+
+
+def silence_the_server() -> str:
+    port = server_port()
     held = []
-    for start in (b"", b"POST /data/x HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"G" * 70000,
-                  b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5000,
-                  b"POST /locks/" + b"ab" * 32 + b" HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n"):  # fmt: skip
+    for start in (
+        b"",
+        b"POST /data/x HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+        b"G" * 70000,
+    ):
         for _ in range(40):
             try:
                 sock = socket.create_connection(("127.0.0.1", port), 1)
@@ -754,16 +855,28 @@ def silence_the_vault() -> str:
                 held.append(sock)
             except OSError:
                 break
-    try:
-        with socket.create_connection(("127.0.0.1", port), 3) as sock:
-            sock.settimeout(6)
-            sock.sendall(b"GET /config HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            answer = sock.recv(64)
-        if answer.startswith(b"HTTP/1."):
-            raise Denied("it still answers")
-    except OSError as error:
-        return f"no answer any more: {error}"
-    return "it hung up"
+    return "held"
+
+
+def silence_the_pipes() -> str:
+    """Everything but a pair of pipes, then more pairs than anybody needs, full of nonsense."""
+    with handover() as sock:
+        folder = os.open("/", os.O_RDONLY)
+        for fds in ((folder,), (folder, folder), (0, 0), (sock.fileno(), 2), (folder,) * 200):
+            hand(sock, *fds)
+        starts = (b"", HELLO + frame(HEADERS, 0, 1, b""), HELLO + b"".join(
+            frame(HEADERS, 4, n, b"\x83\x86\x84\x41\x01x") for n in range(1, 2000, 2)
+        ), HELLO + frame(6, 0, 0, bytes(8)) * 3000)  # fmt: skip
+        held = [pair(sock) for _ in range(60)]
+        for n, (out, _) in enumerate(held):
+            os.set_blocking(out, False)
+            try:
+                os.write(out, starts[n % len(starts)])
+            except OSError:
+                continue
+        sock.sendmsg([b"x" * 50000])
+    time.sleep(1)
+    return f"{len(held)} pairs"
 
 
 # -- filling
@@ -785,16 +898,19 @@ def fill_memory() -> str:
 def fill_processes() -> str:
     wanted = int(T["processes"])
     children: list[int] = []
+    stay, leave = os.pipe()  # an engine may not signal its children either
     try:
         for _ in range(wanted):
             child = os.fork()
             if child == 0:
-                signal.pause()
+                os.close(leave)
+                os.read(stay, 1)
+                os._exit(0)
             children.append(child)
         time.sleep(4 * HOLD)
     finally:
-        for child in children:
-            os.kill(child, signal.SIGKILL)
+        os.close(leave)
+        os.close(stay)
         for child in children:
             os.waitpid(child, 0)
     return f"{wanted} processes"

@@ -17,18 +17,20 @@ from capkeep.config.load import load
 from capkeep.host import apply
 from capkeep.host.bubblewrap import render
 from capkeep.host.direct import converse
-from capkeep.host.start import _limit
+from capkeep.host.start import limit
 from capkeep.kernel.process import spawn
 from capkeep.plan.compile import HostFacts, compile_plan
 from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind
 from tests.attack.attempts import ATTEMPTS, BY_NAME, Aftermath
 from tests.attack.user_mode import UserMode
-from tests.attack.world import LIMITS, PYTHON, UIDS, Watcher, World, tree_digest
+from tests.attack.world import LIMITS, PYTHON, SUBORDINATE, UIDS, Seen, Watcher, World, tree_digest
 
 ALONE = ("setuid-program", "capable-program", "fill-disk")  # each needs a run of its own
 DISK = 24 << 20  # bytes of the disk that is filled; the room must leave half of it free
 CONTROLS = ("without", "root", "today")
-ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "user")
+ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "notifier", "dumper", "hook",
+         "prover", "copier", "user")  # fmt: skip
+LENT = {"dumper": "games", "hook": "daemon"}  # whom the configuration names; ours have no names
 
 
 class Outcome(NamedTuple):
@@ -141,9 +143,8 @@ class Stage:
             for path in (folder, *(f"{folder}/{f}" for f in files)):
                 os.chown(path, UIDS["vault"], UIDS["vault"])
 
-    def _plan(self) -> Plan:
-        config = f"{self.base}/etc"
-        Path(config, "capkeep.toml").write_text(f"""
+    def _configuration(self) -> str:
+        return f"""
 [repositories.repo]
 engine = "restic"
 location = "{self.repository}"
@@ -156,18 +157,58 @@ program = "{self.restic}"
 repositories = ["repo"]
 include = ["{self.base}/source", "/etc"]
 
+[jobs.everything.drill]
+
+[notify.webhook]
+url = "http://localhost:1/"
+
 [limits]
 memory = "{LIMITS["memory"] >> 20}MiB"
 processes = {LIMITS["processes"]}
 free-space = "{DISK >> 21}MiB"
-""")
+"""
+
+    def _plan(self) -> Plan:
+        config = f"{self.base}/etc"
+        Path(config, "capkeep.toml").write_text(self._with_lent(self._configuration()))
         names = {"capkeep": "runner"} | {f"capkeep-{n}": n for n in UIDS}
+        names |= {name: kind for kind, name in LENT.items()}
         facts = HostFacts(
             mode=Mode.SYSTEM, places=self.places, group=UIDS["runner"], interpreter=PYTHON,
             package=os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(apply.__file__)))),
             hostname="attacked", users={n: (UIDS[k], UIDS[k]) for n, k in names.items()},
+            subordinate=(SUBORDINATE, 1 << 16),
         )  # fmt: skip
         return compile_plan(load(config), facts)
+
+    def _with_lent(self, text: str) -> str:
+        """The configuration with a dump and a hook, whose rooms are lent users, and with copies."""
+        out = f"{self.base}/hook-out"
+        os.mkdir(out, 0o700)
+        os.chown(out, UIDS["hook"], UIDS["hook"])
+        job = "[jobs.everything]\n"
+        return (
+            text.replace(job, f'{job}dumps = ["own"]\nbefore = ["own"]\n')
+            + f"""
+[dumps.own]
+kind = "command"
+user = "{LENT["dumper"]}"
+command = ["/usr/bin/true"]
+
+[hooks.own]
+user = "{LENT["hook"]}"
+command = ["/usr/bin/true"]
+write = ["{out}"]
+
+[repositories.second]
+engine = "restic"
+location = "{self.base}/repositories/second"
+password = {{ file = "{self.base}/etc/secrets/repo" }}
+
+[jobs.everything.copies]
+into = ["second"]
+"""
+        )
 
     @property
     def places(self) -> Places:
@@ -191,19 +232,19 @@ free-space = "{DISK >> 21}MiB"
         return results
 
     def _run_part(self, column: str, names: tuple[str, ...]) -> Results:
-        uid = UIDS["reader"] if column == "without" else 0 if column == "root" else UIDS[column]
+        uid = 0 if column == "root" else UIDS["reader" if column == "without" else column]
         world = self.world
         targets = world.prepare(uid) | {
             "only": " ".join(names),
             "results": f"r-{secrets.token_hex(4)}",
         }
         world.current_uid = uid
-        watcher = Watcher(uid, in_user_namespace=column == "user")
+        watcher = self._watcher(column, uid)
         before = tree_digest(self.repository)
         with contextlib.ExitStack() as stack:
             watcher.start()
             ran = self._runner(column)(targets, uid, stack)
-            seen = watcher.stop()
+            seen = self._seen(watcher.stop(), column, targets)
             said = read_results(f"{ran.out}/{targets['results']}")
             if "fill-disk" in names and ran.disk_filled is not None:
                 said["fill-disk"] = (ran.disk_filled, "full" if ran.disk_filled else ran.note)
@@ -219,12 +260,20 @@ free-space = "{DISK >> 21}MiB"
             self.restore_repository()
         return results
 
+    def _watcher(self, column: str, uid: int) -> Watcher:
+        return Watcher(uid, in_user_namespace=column in ("user", "prover"))
+
+    def _seen(self, seen: Seen, column: str, targets: dict[str, str]) -> Seen:
+        """What was seen from outside; for other machines than this to add to."""
+        del column, targets
+        return seen
+
     def _runner(self, column: str) -> Callable[[dict[str, str], int, contextlib.ExitStack], "Ran"]:
         if column in CONTROLS:
             return lambda targets, uid, stack: self._without(column, targets, uid, stack)
         if column == "user":
             return self._as_user
-        if column in ("vault", "runner"):
+        if column in ("vault", "runner", "notifier"):
             return lambda targets, uid, stack: self._in_place_of(column, targets, uid, stack)
         return lambda targets, uid, stack: self._as_engine(column, targets, uid, stack)
 
@@ -248,42 +297,40 @@ free-space = "{DISK >> 21}MiB"
         if targets["only"] == "fill-disk":
             small_disk(out, uid, stack)
         program = self.world.program(f"{column}-{secrets.token_hex(4)}", targets)
-        argv = [program]
-        if column == "today":
-            argv = [self.world.today, "-I", "-S", program]
-        if column != "root":
-            caps = "-all,+dac_read_search"
-            ambient = (
-                [f"--inh-caps={caps}", f"--ambient-caps={caps}"] if column == "without" else []
-            )
-            argv = [
-                "/usr/bin/setpriv",
-                f"--reuid={uid}",
-                f"--regid={uid}",
-                "--clear-groups",
-                *ambient,
-                "--",
-                *argv,
-            ]
+        argv = self._outside(column, uid, program, out)
         note = subprocess.run(argv, env={"PATH": "/usr/bin:/bin"}, timeout=90, check=False,
                               capture_output=True, text=True).stderr  # fmt: skip
         filled = None if targets["only"] != "fill-disk" else free_bytes(out) < 1 << 20
         return Ran(out, note[-300:], copy, prober.stop(), filled)
+
+    def _outside(self, column: str, uid: int, program: str, out: str) -> list[str]:
+        """How that program is started without a room; it may write in `out`."""
+        del out
+        if column == "root":
+            return [program]
+        caps = "-all,+dac_read_search"
+        ambient = [f"--inh-caps={caps}", f"--ambient-caps={caps}"] if column == "without" else []
+        start = [self.world.today, "-I", "-S", program] if column == "today" else [program]
+        return ["/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *ambient,
+                "--", *start]  # fmt: skip
 
     def _as_engine(
         self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack
     ) -> "Ran":
         """In the engine's place: the real room, asked for its real job."""
         room = self.room(RoomKind(column))
-        out = room.grant.write[0]
+        out = room.grant.writable[0]
         targets |= {"out": out, "roomed": "yes"}
         if targets["only"] == "fill-disk":
             small_disk(out, uid, stack)
         program = self.world.program(f"{column}-{secrets.token_hex(4)}", targets)
-        repository = self.plan.repository("repo")._replace(program=program)
-        plan = self.plan._replace(repositories=(repository,))
+        plan = self._with_program(program)
+        if column in LENT:
+            room = room._replace(grant=room.grant._replace(read=(*room.grant.read, program)))
         requests: dict[str, dict[str, object]] = {
-            "reader": {"action": "backup"}, "keeper": {"action": "check"},
+            "reader": {"action": "backup"}, "copier": {"action": "copy"}, "keeper": {"action": "check"}, "dumper": {"action": "dump"},
+            "hook": {"action": "run", "options": {"moment": "before", "job": "everything"}},
+            "prover": {"action": "drill", "options": {"job": "everything", "snapshot": "latest"}},
             "viewer": {"action": "ls", "options": {"snapshot": "latest"}},
             "restorer": {"action": "restore", "options": {"snapshot": "latest", "target": f"{self.base}/restored"}},
         }  # fmt: skip
@@ -297,6 +344,15 @@ free-space = "{DISK >> 21}MiB"
         note = str({k: v for k, v in result.items() if k in ("failure", "text", "engine_words")})
         filled = None if targets["only"] != "fill-disk" else free_bytes(out) < 1 << 20
         return Ran(out, note[-300:], "", self._vault_serves(), filled)
+
+    def _with_program(self, program: str) -> Plan:
+        """The plan with that program in place of the engine, the dump and the hook."""
+        plan = self.plan
+        return plan._replace(
+            repositories=tuple(r._replace(program=program) for r in plan.repositories),
+            dumps=tuple(d._replace(command=(program,)) for d in plan.dumps),
+            hooks=tuple(h._replace(command=(program,)) for h in plan.hooks),
+        )
 
     def _as_user(self, targets: dict[str, str], uid: int, stack: contextlib.ExitStack) -> "Ran":
         """In the engine's place of a reader that a normal user has for his own files."""
@@ -325,6 +381,8 @@ free-space = "{DISK >> 21}MiB"
         if column == "vault":
             own = next(p for p in room.grant.write if p != self.repository)
             room = room._replace(grant=room.grant._replace(network=True, write=(own,)))
+        if column == "notifier":  # it may write nowhere, and must say what it got
+            room = room._replace(grant=room.grant._replace(write=(self.world.out(uid),)))
         out = room.grant.write[0]
         targets |= {"out": out, "roomed": "yes"}
         if targets["only"] == "fill-disk":
@@ -332,7 +390,8 @@ free-space = "{DISK >> 21}MiB"
         program = self.world.program(f"{column}-{secrets.token_hex(4)}", targets)
         room = room._replace(grant=room.grant._replace(read=(*room.grant.read, program)))
         command = render(room, self.plan, "")
-        stand_in = STAND_IN.format(package=self.plan.package, profile=column, write=room.grant.write,
+        profile = "vault" if column == "notifier" else column
+        stand_in = STAND_IN.format(package=self.plan.package, profile=profile, write=room.grant.write,
                                    network=room.grant.network)  # fmt: skip
         argv = (
             *command.argv[: command.argv.index(self.plan.interpreter, 1) + 1],
@@ -344,7 +403,7 @@ free-space = "{DISK >> 21}MiB"
         )
         log = os.open(f"{self.base}/outs/{column}.log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         child = spawn(argv, env=dict(command.env), stdout=log, stderr=log,
-                      prepare=lambda: _limit(room.grant.limits))  # fmt: skip
+                      prepare=lambda: limit(room.grant.limits, processes=True))  # fmt: skip
         try:
             child.wait(90)
         finally:
@@ -361,7 +420,7 @@ from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.process import hide_memory, spawn
 hide_memory()
 seccomp.install(seccomp.Profile({profile!r}))
-landlock.restrict({write!r}, None if {network!r} else ())
+landlock.restrict({write!r}, network={network!r})
 if {profile!r} == "runner":
     os.execve(sys.argv[1], [sys.argv[1]], {{}})
 for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):

@@ -13,6 +13,7 @@ from tests.engines import restic_programs
 GRANTED: dict[tuple[str, str], str] = {
     ("keeper", "delete-from-vault"): "removing old snapshots is the keeper's purpose; its wire alone may",
     ("restorer", "leave-setuid-program"): "restored files have the modes of the snapshot",
+    ("prover", "leave-setuid-program"): "restored files have the modes of the snapshot, and owners that are nobody",
     ("restorer", "make-device-node"): "restored files include devices",
     ("vault", "tcp-to-loopback"): "reaching the repository needs the network",
     ("vault", "tcp-to-address"): "reaching the repository needs the network",
@@ -23,6 +24,22 @@ GRANTED: dict[tuple[str, str], str] = {
     ("vault", "signal-process"): "of its own room alone: rclone can end the vault that started it",
     ("vault", "signal-by-thread-and-queue"): "of its own room alone: rclone can end the vault that started it",
     ("vault", "fill-disk"): "the vault writes on the repository's disk; it stops itself, rclone could not be stopped",
+    ("notifier", "tcp-to-loopback"): "telling somebody outside needs the network",
+    ("notifier", "tcp-to-address"): "telling somebody outside needs the network",
+    ("notifier", "tcp-over-ipv6"): "telling somebody outside needs the network",
+    ("notifier", "udp"): "finding somebody's address needs the network",
+    ("notifier", "listen-for-others"): "what has the network may also listen on it",
+    ("notifier", "open-a-door-in-cache"): "it has no cache; here it was given one to report in",
+    ("notifier", "fill-disk"): "it may write nowhere; here it was given a place to report in",
+    ("notifier", "signal-process"): "of its own room alone",
+    ("notifier", "signal-by-thread-and-queue"): "of its own room alone",
+    ("dumper", "open-a-door-in-cache"): "it asks its server over a unix socket; nobody else may pass the directory",
+    ("dumper", "fill-processes"): "its limit is that of all its user's processes on this host, a busy server included",
+    ("dumper", "fill-threads"): "its limit is that of all its user's processes on this host, a busy server included",
+    ("hook", "open-a-door-in-cache"): "in a directory that its table grants",
+    ("hook", "fill-disk"): "it may write where its table says; nobody stops it",
+    ("hook", "fill-processes"): "its limit is that of all its user's processes on this host",
+    ("hook", "fill-threads"): "its limit is that of all its user's processes on this host",
     ("runner", "open-a-door-in-cache"): "in the records' directory, which is the runner's own",
     ("runner", "other-rooms-door"): "asking rooms is the runner's purpose",
     ("runner", "fill-disk"): "the runner writes records; nobody stops it",
@@ -39,8 +56,9 @@ INTRODUCTION = """\
 # What a hostile engine gets
 
 `make attack-table` puts a hostile program in the engine's place of every room (in place of rclone in
-the vault, of its own program in the runner) and lets it try everything below. What it says it got is
-checked from outside; **yes** is when either of the two says so.
+the vault, of its own program in the runner and the notifier, of the command in the rooms of a dump and of
+a hook, which have one directory to write in and nothing else) and lets it try everything below. What it
+says it got is checked from outside; **yes** is when either of the two says so.
 
 - *no sandbox*: the same program with the same user and capability and nothing around it; "root" where
   only root succeeds. An attempt that never succeeds proves nothing, so each must succeed here.
@@ -100,16 +118,20 @@ def row(cells: list[str] | tuple[str, ...]) -> str:
 
 def main() -> int:
     from tests.attack import layers
+    from tests.lab import attacked, host
 
     with stage(str(list(restic_programs().values())[-1])) as ready:
         controls = run_controls(ready)
         rooms = {room: ready.run(room, all_names()) for room in ROOMS}
         print(render(controls, rooms), end="", flush=True)
-        print(layers.render(ready), end="")
+        print(layers.render(ready), end="", flush=True)
     bad = [f"{r}: {n}" for r, rs in rooms.items() for n, o in rs.items()
            if o.got and (r, n) not in GRANTED]  # fmt: skip
     print("\n".join(bad), file=sys.stderr)
-    return 1 if bad else 0
+    if why := host.obstacle():
+        print(f"nothing of booted machines, which cannot be had here: {why}", file=sys.stderr)
+        return bool(bad)
+    return attacked.main() or bool(bad)
 
 
 if __name__ == "__main__":

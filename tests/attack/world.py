@@ -23,10 +23,15 @@ from typing import NamedTuple
 PYTHON = os.path.realpath("/usr/bin/python3")
 SETTING = Path("/proc/sys/kernel/poweroff_cmd")  # a word that nobody reads before the power goes
 HOSTILE = Path(__file__).parent / "hostile.py"
+START = '\nif __name__ == "__main__":'  # of it
+SERVICES = Path(__file__).parent / "hostile_services.py"
+BORROWED = "from tests.attack.hostile import"  # a line of it that only its readers need
 # Users without names, of this run alone: two runs on one machine do not see each other.
-_FIRST = 1_000_000 + secrets.randbelow(100_000) * 10
-_NAMES = ("reader", "vault", "keeper", "viewer", "restorer", "runner", "today", "other", "user")
+_FIRST = 1_000_000 + secrets.randbelow(100_000) * 16
+_NAMES = ("reader", "vault", "keeper", "viewer", "restorer", "runner", "today", "other", "user",
+          "notifier", "dumper", "hook", "prover", "copier")  # fmt: skip
 UIDS = {name: _FIRST + i for i, name in enumerate(_NAMES)}
+SUBORDINATE = 1 << 30 | _FIRST // 16 << 16 & 0x3FFF0000  # ids of the prover's, likewise
 LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
 LIMITS = {"memory": 320 << 20, "processes": 64, "descriptors": 8192}
 VICTIM = """
@@ -68,6 +73,8 @@ class Watcher(threading.Thread):
         self._sockets: set[str] = set()
         self._namespace = os.stat("/proc/self/ns/user").st_ino
         self._keys = self._count_keys()
+        # The victim, and on a booted machine the user's own manager: nothing of what they have counts.
+        self._before = frozenset(os.listdir("/proc"))
 
     def run(self) -> None:
         while not self._done.wait(0.02):
@@ -80,16 +87,18 @@ class Watcher(threading.Thread):
         return Seen(frozenset(self.things), *self.most)
 
     def _look(self) -> None:
-        count = 0
+        # A user's rooms are user namespaces, each with a limit of its own.
+        counts: dict[int, int] = {}
         if self._count_keys() > self._keys:
             self.things.add("keyring")
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with contextlib.suppress(OSError, ValueError):
                     if os.stat(f"/proc/{name}/task").st_uid in {self.uid, 0} and self._is_his(name):
-                        count += 1
+                        room = os.stat(f"/proc/{name}/ns/user").st_ino
+                        counts[room] = counts.get(room, 0) + (name not in self._before)
                         self._look_at(name)
-        self.most[0] = max(self.most[0], count)
+        self.most[0] = max(self.most[0], *counts.values(), 0)
 
     def _count_keys(self) -> int:
         """Keys of the user, whose keyrings outlive his processes for a while (proc(5))."""
@@ -107,10 +116,12 @@ class Watcher(threading.Thread):
     def _look_at(self, pid: str) -> None:
         with open(f"/proc/{pid}/status") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
-        self.most[1] = max(self.most[1], int(status["Threads"]))
-        self.most[2] = max(self.most[2], int(status.get("VmRSS", "0 kB").split()[0]) << 10)
         if int(status["TracerPid"]):
             self.things.add("traced")
+        if pid in self._before:
+            return
+        self.most[1] = max(self.most[1], int(status["Threads"]))
+        self.most[2] = max(self.most[2], int(status.get("VmRSS", "0 kB").split()[0]) << 10)
         if os.stat(f"/proc/{pid}/ns/user").st_ino != self._namespace:
             self.things.update(() if self._is_expected else ("user-namespace",))
         with open(f"/proc/{pid}/mountinfo") as file:
@@ -327,25 +338,9 @@ class World:
         """A disk, and a node of it that lies about and that everybody may open."""
         image = Path(f"{self.base}/root-only/disk")
         image.write_bytes(self.secrets["disk"].encode().ljust(1 << 20, b"\0"))
-        device = self._free_loop()
-        subprocess.run(["losetup", device, str(image)], check=True)
-        self.stack.callback(subprocess.run, ["losetup", "--detach", device], check=True)
+        device = loop_device(image, self.stack)
         os.mknod(f"{self.base}/source/disk", 0o060666, os.stat(device).st_rdev)
         os.chmod(f"{self.base}/source/disk", 0o666)
-
-    def _free_loop(self) -> str:
-        """A loop device (loop(4)); its nodes are made where a container has none."""
-        control = "/dev/loop-control"
-        self._node(control, 0o020600, os.makedev(10, 237))
-        with open(control) as file:
-            number = fcntl.ioctl(file, LOOP_CTL_GET_FREE)
-        self._node(f"/dev/loop{number}", 0o060600, os.makedev(7, number))
-        return f"/dev/loop{number}"
-
-    def _node(self, path: str, mode: int, device: int) -> None:
-        if not os.path.exists(path):
-            os.mknod(path, mode, device)
-            self.stack.callback(os.unlink, path)
 
     def _beside(self, path: str) -> str:
         """A name beside a well-known one: at that itself every program of the machine would call."""
@@ -360,6 +355,10 @@ class World:
             subprocess.run(["mount", "-o", "remount,bind,rw", "/proc/sys"], check=True)
             self.stack.callback(subprocess.run, again, check=True)
         before = SETTING.read_text()
+        if before.startswith("capkeep-"):
+            before = (
+                "/sbin/poweroff\n"  # another run's word, which is not to stay: the kernel's own
+            )
         self.stack.callback(lambda: SETTING.write_text(before))
 
     # -- one run
@@ -422,10 +421,33 @@ class World:
     def program(self, name: str, targets: dict[str, str]) -> str:
         """The hostile program, executable, with its targets inside."""
         path = f"{self.base}/programs/{name}"
-        text = HOSTILE.read_text()
-        Path(path).write_text(f"#!/usr/bin/python3 -IS\nTARGETS = {targets!r}\n{text}")
+        text, start, rest = HOSTILE.read_text().partition(START)
+        more = SERVICES.read_text().splitlines(keepends=True) if "booted" in targets else []
+        more = [line for line in more if not line.startswith(BORROWED)]
+        Path(path).write_text(
+            f"#!/usr/bin/python3 -IS\nTARGETS = {targets!r}\n{text}\n{''.join(more)}{start}{rest}"
+        )
         os.chmod(path, 0o755)
         return path
+
+
+def loop_device(image: Path, stack: contextlib.ExitStack) -> str:
+    """A loop device (loop(4)) with that content; its nodes are made where a container has none."""
+    control = "/dev/loop-control"
+    _node(control, 0o020600, os.makedev(10, 237), stack)
+    with open(control) as file:
+        number = fcntl.ioctl(file, LOOP_CTL_GET_FREE)
+    device = f"/dev/loop{number}"
+    _node(device, 0o060600, os.makedev(7, number), stack)
+    subprocess.run(["losetup", device, str(image)], check=True)
+    stack.callback(subprocess.run, ["losetup", "--detach", device], check=True)
+    return device
+
+
+def _node(path: str, mode: int, device: int, stack: contextlib.ExitStack) -> None:
+    if not os.path.exists(path):
+        os.mknod(path, mode, device)
+        stack.callback(os.unlink, path)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,9 @@ from capkeep.engines import ENGINES
 from capkeep.engines.base import Call, Command, Event, LineReader, Snapshot
 from capkeep.plan.model import Job
 from tests.contract.differences import VERSIONS
+from tests.contract.quick import quick_key
+from tests.contract.scenes import Scenes
+from tests.contract.stand import stand
 from tests.engines import restic_programs
 
 SECONDS = 60  # no single call takes longer
@@ -127,45 +128,11 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def template(version: str, laboratory: Path) -> Path:
-    """An empty repository whose key is quick to open.
-
-    restic makes a key as dear as 500 ms of its own time; an `init` that is stopped nine tenths of
-    the time takes itself for slow, and its key is opened in a tenth.
-    """
+    """An empty repository whose key is quick to open."""
     place = laboratory / f"template-{version}"
-    call = Call(str(restic_programs()[version]), str(place), "/nonexistent", "/tmp", "secret")
-    argv, env = RESTIC.init(call)
-    process = subprocess.Popen([*argv, "--no-cache"], env=dict(env), stdout=subprocess.DEVNULL)
-    ended = threading.Event()
-    brake = threading.Thread(target=_brake, args=(process.pid, ended))
-    brake.start()
-    try:
-        code = _reap(process.pid)
-    finally:
-        ended.set()
-        brake.join()
-        process.wait()
-    assert code == 0
+    if not place.exists():  # of another file's tests
+        quick_key(restic_programs()[version], place, "secret")
     return place
-
-
-def _brake(pid: int, ended: threading.Event) -> None:
-    while not ended.wait(0.001):
-        os.kill(pid, signal.SIGSTOP)
-        ended.wait(0.012)
-        os.kill(pid, signal.SIGCONT)
-
-
-def _reap(pid: int) -> int:
-    """Wait until it has ended, but leave its id taken until the brake has let go."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        done = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if done is not None:
-            return done.si_status
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    raise TimeoutError("restic init did not end")
 
 
 @pytest.fixture
@@ -202,3 +169,10 @@ def small_disk(lab: Lab) -> Iterator[Path]:
 
 def _mount(words: Sequence[str]) -> None:
     subprocess.run(["mount", *words], check=True, timeout=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def scenes(engine: str) -> Iterator[Scenes]:
+    """All that one engine is put through."""
+    with stand(engine) as made:
+        yield Scenes(made)

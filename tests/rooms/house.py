@@ -15,9 +15,11 @@ from typing import Final
 
 import capkeep
 from capkeep.config.load import load
-from capkeep.host import apply
+from capkeep.host import apply, lent
+from capkeep.host.users import ids
 from capkeep.kernel.process import Child, python, spawn
 from capkeep.plan.compile import HostFacts, compile_plan
+from capkeep.plan.hooks import users_lent
 from capkeep.plan.model import Mode, Places, Plan, RoomKind
 from capkeep.rooms.protocol import Channel, Message
 from tests.engines import rclone, restic_programs
@@ -26,6 +28,7 @@ INTERPRETER: Final = os.path.realpath("/usr/bin/python3")
 # Users without names, of this run alone: two runs on one machine do not end each other's rooms.
 GROUP: Final = 1_200_000 + secrets.randbelow(100_000) * 40
 UIDS: Final = {kind: GROUP + 1 + number for number, kind in enumerate(RoomKind)}
+SUBORDINATE: Final = GROUP // 40 << 16 & 0x3FFF0000 | 1 << 30  # ids of the prover's, likewise
 MEMBER, OTHER_MEMBER, STRANGER = GROUP + 21, GROUP + 22, GROUP + 23
 CONFIG: Final = """
 [repositories.repo]
@@ -65,14 +68,16 @@ class House:
         self.apply(self.plan)
 
     def compiled(self) -> Plan:
+        config = lent.resolved(load(self.places.config), Mode.SYSTEM)
         users = {"capkeep": UIDS[RoomKind.RUNNER]}
         users |= {f"capkeep-{kind}": uid for kind, uid in UIDS.items()}
         facts = HostFacts(
             mode=Mode.SYSTEM, places=self.places, group=GROUP, interpreter=INTERPRETER,
-            package=self.package, hostname="house", users={n: (u, u) for n, u in users.items()},
-            rclone=str(rclone()),
+            package=self.package, hostname="house",
+            users={n: (u, u) for n, u in users.items()} | ids(users_lent(config)),
+            rclone=str(rclone()), subordinate=(SUBORDINATE, 1 << 16),
         )  # fmt: skip
-        return compile_plan(load(self.places.config), facts)
+        return lent.bound(compile_plan(config, facts))
 
     def apply(self, plan: Plan) -> None:
         for change in apply.changes(plan):

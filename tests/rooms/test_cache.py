@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from capkeep.rooms.calls import _read_note, _remove_tree, _write_note
+from capkeep.rooms.calls import read_note, remove_tree, write_note
 
 NOBODY = 65534
 
@@ -14,7 +14,7 @@ NOBODY = 65534
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[Path]:
     """A cache of an ordinary user, worked in as that user: root's rights would hide mistakes."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+    for folder in (tmp_path, *list(tmp_path.parents)[:-2]):
         folder.chmod(0o755)
     made = tmp_path / "cache"
     made.mkdir()
@@ -37,7 +37,7 @@ def test_a_tree_too_deep_for_a_path_is_removed(cache: Path) -> None:
         os.chdir("deep")
     Path("file").touch()
     os.chdir("/")
-    _remove_tree(f"{cache}/tmp")
+    remove_tree(f"{cache}/tmp")
     assert os.listdir(cache) == []
 
 
@@ -47,7 +47,7 @@ def test_closed_directories_are_removed(cache: Path) -> None:
         (cache / name / "file").touch()
     for name in ("tmp/a/b", "tmp/a", "tmp/c", "tmp"):
         (cache / name).chmod(0)
-    _remove_tree(f"{cache}/tmp")
+    remove_tree(f"{cache}/tmp")
     assert os.listdir(cache) == []
 
 
@@ -60,7 +60,7 @@ def test_links_are_not_followed(cache: Path, *, top: bool) -> None:
     if not top:
         (cache / "tmp").mkdir()
     (cache / "tmp" if top else cache / "tmp" / "link").symlink_to(kept)
-    _remove_tree(f"{cache}/tmp")
+    remove_tree(f"{cache}/tmp")
     assert os.listdir(cache) == ["kept"]
     assert os.listdir(kept) == ["file"]
     assert kept.stat().st_mode & 0o777 == 0o500
@@ -80,9 +80,9 @@ def test_a_note_is_read_and_written_whatever_has_taken_its_place(cache: Path, ki
         note.symlink_to(cache / "other")
     elif kind == "closed":
         note.touch(mode=0)
-    assert len(_read_note(str(note))) <= 64 << 10
-    assert b"other" not in _read_note(str(note))
-    _write_note(str(note), b"key\nsaid")
-    assert _read_note(str(note)) == b"key\nsaid"
+    assert len(read_note(str(note))) <= 64 << 10
+    assert b"other" not in read_note(str(note))
+    write_note(str(note), b"key\nsaid")
+    assert read_note(str(note)) == b"key\nsaid"
     if kind == "link":
         assert (cache / "other").read_text() == "other"

@@ -51,3 +51,14 @@ def test_what_a_command_leaves_behind_is_not_waited_for() -> None:
 def test_a_command_that_fails_has_no_secret() -> None:
     with pytest.raises(SecretError, match="exited with 3"):
         secret(command=("/bin/sh", "-c", "echo words; exit 3"))
+
+
+def test_a_credential_that_the_service_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "capkeep-test-given").write_text("words\n")
+    source = Secret("password", SecretSource(credential="capkeep-test-given"))
+    with pytest.raises(SecretError, match="/run/secrets"):
+        fetch(source, GRANT, Mode.SYSTEM)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert fetch(source, GRANT, Mode.SYSTEM) == "words"

@@ -126,7 +126,7 @@ def test_a_room_does_not_hold_the_terminal_it_is_started_from(home: House) -> No
         "from capkeep.cli.places import prefixed; from capkeep.plan.load import load_plan\n"
         "plan = load_plan(prefixed(sys.argv[1])); room = plan.room(sys.argv[2])\n"
         "from capkeep.host import start\n"
-        "print(os.readlink(f'/proc/self/fd/{start._log(plan)}'), os.isatty(2), flush=True)\n"
+        "print(os.readlink(f'/proc/self/fd/{start._log(plan, room)}'), os.isatty(2), flush=True)\n"
     )
     out, into = os.pipe()
     child = spawn(

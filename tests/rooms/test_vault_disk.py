@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_said_once_and_leaves_nothing_half(small_disk: Path, tmp_path: Path) -> None:
     with Vault(str(small_disk), tmp_path / "state", floor=0) as vault:
-        assert restic(NEWEST, vault.url, "init", cache=tmp_path / "cache").returncode == 0
+        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
         with open(small_disk / "ballast", "wb") as file:
             file.write(bytes(24 << 20))
         before = tree(small_disk)
@@ -47,22 +47,22 @@ def test_a_full_disk_is_said_once_and_leaves_nothing_half(small_disk: Path, tmp_
 def test_a_disk_that_fills_while_we_write_is_the_same(small_disk: Path, tmp_path: Path) -> None:
     """What was free when it was announced is gone when it arrives."""
     with Vault(str(small_disk), tmp_path / "state", floor=0) as vault:
-        assert restic(NEWEST, vault.url, "init", cache=tmp_path / "cache").returncode == 0
+        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
         size = 20 << 20
-        with vault.connect() as sock:
-            head = f"POST /data/{'a' * 64} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
-            sock.sendall(head.encode() + bytes(1 << 20))
+        with vault.connect() as client:
+            stream = client.begin("POST", f"/data/{'a' * 64}", size)
+            client.upload(stream, bytes(1 << 20), end=False)
             with open(small_disk / "ballast", "wb") as file:
                 file.write(bytes(24 << 20))
-            sock.sendall(bytes(size - (1 << 20)))
-            assert b" 507 " in sock.recv(4096)
+            client.upload(stream, bytes(size - (1 << 20)))
+            assert client.answer(stream)[0] == 507
         assert failures(vault.finish()) == ["no-space"]
 
 
 def test_the_floor_stops_additions_but_not_removals(small_disk: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with Vault(str(small_disk), state, floor=0) as vault:
-        assert restic(NEWEST, vault.url, "init", cache=tmp_path / "cache").returncode == 0
+        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
     with Vault(str(small_disk), state, floor=30 << 20) as vault:
         assert vault.add("data", bytes(4 << 20))[0] == 507
         assert failures(vault.finish()) == ["no-space"]

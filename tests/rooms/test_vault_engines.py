@@ -17,7 +17,16 @@ import pytest
 from capkeep.kernel.process import spawn
 from capkeep.plan.model import Access
 from tests.engines import rclone, rest_server, restic_programs
-from tests.rooms.vaultkit import PASSWORD, Pairs, Vault, failures, free_port, restic, wait_for_port
+from tests.rooms.vaultkit import (
+    PASSWORD,
+    Pairs,
+    Vault,
+    failures,
+    free_port,
+    restic,
+    start_restic,
+    wait_for_port,
+)
 
 PROGRAMS = restic_programs()
 NEWEST = list(PROGRAMS)[-1]
@@ -184,59 +193,59 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def snapshots(program: Path, url: str, cache: Path) -> int:
+def snapshots(program: Path, url: Vault | str, cache: Path) -> int:
     done = restic(program, url, "snapshots", "--json", cache=cache)
     assert done.returncode == 0, done.stderr
     return done.stdout.count('"short_id"')
 
 
-def refused_forget(program: Path, url: str, cache: Path) -> subprocess.CompletedProcess[str]:
+def refused_forget(
+    program: Path, url: Vault | str, cache: Path
+) -> subprocess.CompletedProcess[str]:
     """restic tries a refused removal for long: what matters is that it does not succeed."""
-    argv = [str(program), "forget", "latest", "--no-cache"]
-    env = {"PATH": "/usr/bin", "RESTIC_PASSWORD": PASSWORD, "RESTIC_REPOSITORY": url, "HOME": "/"}
-    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+    with start_restic(program, url, "forget", "latest", "--no-cache", cache=cache) as child:
         try:
-            out, _ = child.communicate(timeout=4)
+            said = child.communicate(timeout=4)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGINT)
             try:
-                out, _ = child.communicate(timeout=10)
+                said = child.communicate(timeout=10)
             except subprocess.TimeoutExpired:
                 child.kill()
-                out, _ = child.communicate()
-    return subprocess.CompletedProcess(argv, child.returncode, out.decode(), "")
+                said = child.communicate()
+    return subprocess.CompletedProcess(child.args, child.returncode, "".join(said), "")
 
 
 def whole_life(program: Path, place: Opener, source: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with place(tmp_path, Access.APPEND) as vault:
-        done = restic(program, vault.url, "cat", "config", cache=cache)
+        done = restic(program, vault, "cat", "config", cache=cache)
         assert done.returncode != 0, "there is no repository yet"
-        done = restic(program, vault.url, "init", cache=cache)
+        done = restic(program, vault, "init", cache=cache)
         assert done.returncode == 0, done.stderr
-        done = restic(program, vault.url, "backup", str(source), cache=cache)
+        done = restic(program, vault, "backup", str(source), cache=cache)
         assert done.returncode == 0, done.stderr
-        done = restic(program, vault.url, "check", "--read-data", cache=cache)
+        done = restic(program, vault, "check", "--read-data", cache=cache)
         assert done.returncode == 0, done.stdout + done.stderr
         stored = vault.finish()[-1]
         assert stored["event"] == "stored"
         assert int(str(stored["bytes"])) > 9 << 20
     with place(tmp_path, Access.APPEND) as vault:
         (source / "large").write_bytes(os.urandom(1 << 20))
-        done = restic(program, vault.url, "backup", str(source), cache=cache)
+        done = restic(program, vault, "backup", str(source), cache=cache)
         assert done.returncode == 0, done.stderr
-        said = refused_forget(program, vault.url, cache)
+        said = refused_forget(program, vault, cache)
         assert "403" in said.stdout, said.stdout
-        assert snapshots(program, vault.url, cache) == 2
+        assert snapshots(program, vault, cache) == 2
         assert failures(vault.finish()) == []
     with place(tmp_path, Access.ADMIN) as vault:
         args = ("forget", "--keep-last", "1", "--prune")
-        done = restic(program, vault.url, *args, cache=cache)
+        done = restic(program, vault, *args, cache=cache)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert snapshots(program, vault.url, cache) == 1
+        assert snapshots(program, vault, cache) == 1
         back = tmp_path / "back"
         args = ("restore", "latest", "--target", str(back))
-        done = restic(program, vault.url, *args, cache=cache)
+        done = restic(program, vault, *args, cache=cache)
         assert done.returncode == 0, done.stderr
         for file in source.iterdir():
             assert (back / str(file).lstrip("/")).read_bytes() == file.read_bytes()
@@ -271,8 +280,8 @@ def test_objects_lie_where_restic_itself_puts_and_finds_them(
     with Vault(
         sshd.location(folder), tmp_path / "state", secrets=sshd.key(), options=sshd.hosts
     ) as vault:
-        assert restic(program, vault.url, "init", cache=cache).returncode == 0
-        assert restic(program, vault.url, "backup", str(source), cache=cache).returncode == 0
+        assert restic(program, vault, "init", cache=cache).returncode == 0
+        assert restic(program, vault, "backup", str(source), cache=cache).returncode == 0
     assert restic(program, direct, "check", "--read-data", cache=cache).returncode == 0
     here = s3 + "-direct"
     env = {
@@ -282,9 +291,9 @@ def test_objects_lie_where_restic_itself_puts_and_finds_them(
     for args in (["init"], ["backup", str(source)]):
         subprocess.run([str(program), *args], env=env, check=True, timeout=60, capture_output=True)
     with Vault(here, tmp_path / "state", secrets=s3_login(), options=RCLONE) as vault:
-        done = restic(program, vault.url, "check", "--read-data", cache=cache)
+        done = restic(program, vault, "check", "--read-data", cache=cache)
         assert done.returncode == 0, done.stderr
-        assert restic(program, vault.url, "backup", str(source), cache=cache).returncode == 0
+        assert restic(program, vault, "backup", str(source), cache=cache).returncode == 0
     done = subprocess.run(
         [str(program), "check", "--read-data"],
         env=env,

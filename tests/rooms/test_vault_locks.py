@@ -10,7 +10,7 @@ import pytest
 
 from capkeep.plan.model import Access
 from tests.engines import restic_programs
-from tests.rooms.vaultkit import PASSWORD, Vault, failures, restic
+from tests.rooms.vaultkit import RELAY, Vault, failures, restic, start_restic
 
 NEWEST = list(restic_programs().values())[-1]
 
@@ -20,7 +20,7 @@ def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repository"
     root.mkdir()
     with Vault(str(root), tmp_path / "state") as vault:
-        assert restic(NEWEST, vault.url, "init", cache=tmp_path / "cache").returncode == 0
+        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
     return root
 
 
@@ -32,16 +32,9 @@ def notes(state: Path) -> list[Path]:
     return list((state / "vault" / "test").glob("session-*"))
 
 
-def begin_backup(vault: Vault, repository: Path, cache: Path) -> subprocess.Popen[bytes]:
+def begin_backup(vault: Vault, repository: Path, cache: Path) -> subprocess.Popen[str]:
     """A backup from a pipe that never ends: it holds its lock until it is killed."""
-    environment = {
-        "PATH": "/usr/bin", "HOME": str(cache), "RESTIC_PASSWORD": PASSWORD,
-        "RESTIC_CACHE_DIR": str(cache), "RESTIC_REPOSITORY": vault.url,
-    }  # fmt: skip
-    child = subprocess.Popen(
-        [str(NEWEST), "backup", "--stdin"], env=environment, stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    child = start_restic(NEWEST, vault, "backup", "--stdin", cache=cache, stdin=subprocess.PIPE)
     deadline = time.monotonic() + 40
     while not locks(repository):
         assert time.monotonic() < deadline
@@ -49,11 +42,12 @@ def begin_backup(vault: Vault, repository: Path, cache: Path) -> subprocess.Pope
     return child
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[str]) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait(20)
-    if child.stdin is not None:
-        child.stdin.close()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def test_an_engine_that_is_killed_leaves_no_lock(repository: Path, tmp_path: Path) -> None:
@@ -63,6 +57,30 @@ def test_an_engine_that_is_killed_leaves_no_lock(repository: Path, tmp_path: Pat
         assert failures(vault.finish()) == []
         assert locks(repository) == []
         assert notes(tmp_path / "state") == []
+
+
+def test_an_engine_that_is_killed_leaves_no_relay(repository: Path, tmp_path: Path) -> None:
+    def relays() -> list[Path]:
+        return [
+            p for p in Path("/proc").glob("[0-9]*")
+            if words(p)[:1] and words(p)[-3:-1] == [RELAY.encode(), number]
+        ]  # fmt: skip
+
+    def words(process: Path) -> list[bytes]:
+        try:
+            return (process / "cmdline").read_bytes().split(b"\0")[:-1]
+        except OSError:
+            return []
+
+    with Vault(str(repository), tmp_path / "state") as vault:
+        number = str(vault.handover.fileno()).encode()
+        child = begin_backup(vault, repository, tmp_path / "cache")
+        assert len(relays()) == 1
+        end(child)
+        deadline = time.monotonic() + 10
+        while relays():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_room_that_is_killed_leaves_no_lock(repository: Path, tmp_path: Path) -> None:
@@ -83,8 +101,8 @@ def test_the_next_vault_removes_the_locks_of_one_that_was_killed(
     assert len(notes(tmp_path / "state")) == 1
     with Vault(str(repository), tmp_path / "state", Access.ADMIN) as vault:
         cache = tmp_path / "cache"
-        assert restic(NEWEST, vault.url, "list", "locks", "--no-lock", cache=cache).stdout == ""
-        assert restic(NEWEST, vault.url, "prune", cache=cache).returncode == 0
+        assert restic(NEWEST, vault, "list", "locks", "--no-lock", cache=cache).stdout == ""
+        assert restic(NEWEST, vault, "prune", cache=cache).returncode == 0
     assert locks(repository) == []
     assert notes(tmp_path / "state") == []
 

@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from capkeep.host.bubblewrap import walls
 from capkeep.kernel.facts import host_namespaces
 from capkeep.kernel.process import Child, interpreter, python, spawn
 from capkeep.plan import codec
@@ -26,8 +27,10 @@ from capkeep.plan.model import (
     Room,
     RoomKind,
 )
+from tests.rooms.h2 import Client, say
 
 PACKAGE: Final = str(Path(__file__).parents[2] / "src")
+RELAY: Final = f"{PACKAGE}/capkeep/rooms/relay.py"
 PASSWORD: Final = "correct horse"
 Pairs = Sequence[tuple[str, str]]
 
@@ -45,13 +48,16 @@ class Vault:
         options: Pairs = (),
         environment: Pairs = (),
         floor: int = 1 << 20,
+        engine: tuple[str, str] = ("restic", "/usr/bin/restic"),
     ) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = int(self.listener.getsockname()[1])
-        self.near, self.child = _start(
-            _brief(location, state, access, (secrets, options, environment), floor)
-        )
-        socket.send_fds(self.near, [b'{"listen":true}\n'], [self.listener.fileno()])
+        self.handover, far = socket.socketpair()
+        brief = _brief(location, state, access, (secrets, options, environment), floor)
+        assert brief.repository is not None
+        name, program = engine
+        repository = brief.repository._replace(engine=name, program=program)
+        self.near, self.child = _start(brief._replace(repository=repository))
+        with far:
+            socket.send_fds(self.near, [b'{"handover":true}\n'], [far.fileno()])
 
     def __enter__(self) -> "Vault":
         return self
@@ -63,16 +69,12 @@ class Vault:
         trace: TracebackType | None,
     ) -> None:
         self.near.close()
-        self.listener.close()
+        self.handover.close()
         try:
             self.child.wait(30)
         except TimeoutError:
             self.child.kill()
             raise
-
-    @property
-    def url(self) -> str:
-        return f"rest:http://127.0.0.1:{self.port}/"
 
     def events(self, seconds: float = 30) -> list[dict[str, object]]:
         """All that the vault says until it ends."""
@@ -87,37 +89,18 @@ class Vault:
         self.near.shutdown(socket.SHUT_WR)
         return self.events()
 
-    def connect(self) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=40)
-        sock.settimeout(40)
-        return sock
+    def connect(self) -> Client:
+        """Speak HTTP/2 to it as an engine does."""
+        return Client(self.handover)
 
-    def say(self, request: bytes, *, end: bool = True) -> bytes:
-        """Send bytes on a connection of their own; everything that comes back."""
-        with self.connect() as sock:
-            try:
-                sock.sendall(request)
-                if end:
-                    sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # a refusal may come before all of it was sent
-            answer = b""
-            try:
-                while part := sock.recv(65536):
-                    answer += part
-            except ConnectionError:
-                pass
-            return answer
+    def say(self, request: bytes) -> bytes:
+        """Send bytes on a pair of pipes of their own; everything that comes back."""
+        return say(self.handover, request)
 
-    def ask(self, method: str, target: str, body: bytes = b"", more: str = "") -> tuple[int, bytes]:
-        """One proper request: its status and body."""
-        head = (
-            f"{method} {target} HTTP/1.1\r\nHost: vault\r\nConnection: close\r\n"
-            f"Content-Length: {len(body)}\r\n{more}\r\n"
-        )
-        answer = self.say(head.encode() + body)
-        top, _, rest = answer.partition(b"\r\n\r\n")
-        return (int(top.split()[1]) if top else 0), rest
+    def ask(self, method: str, target: str, body: bytes = b"", **more: str) -> tuple[int, bytes]:
+        """One proper request: its status and body; (0, b"") if it is not answered."""
+        with self.connect() as client:
+            return client.ask(method, target, body, **more)
 
     def add(self, kind: str, content: bytes) -> tuple[int, str]:
         """Store an object under its right name."""
@@ -141,7 +124,7 @@ def _start(brief: Brief) -> tuple[socket.socket, Child]:
 
 @contextmanager
 def start_bare(base: Path) -> Iterator[tuple[socket.socket, Child]]:
-    """A vault that has not been sent a listener: the room's end of its wire, and its process."""
+    """A vault that has not been sent a handover: the room's end of its wire, and its process."""
     root = base / "repository"
     root.mkdir()
     near, child = _start(_brief(str(root), base / "state", Access.APPEND, ((), (), ()), 1 << 20))
@@ -169,19 +152,47 @@ def _brief(
     room = Room("vault-test", RoomKind.VAULT, grant, repository="test")
     repository = Repository("test", "restic", location, "/usr/bin/restic", environment, options)
     return Brief(
-        room, Mode.SYSTEM, places, None, repository, access, 0, "here", host_namespaces(), secrets
-    )
+        room, Mode.SYSTEM, places, None, repository, access, 0, "here", host_namespaces(),
+        walls(grant, Mode.SYSTEM), secrets,
+    )  # fmt: skip
 
 
-def restic(program: Path, url: str, *args: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    """Run a real restic; its output is in the result."""
+def restic(
+    program: Path, where: Vault | str, *args: str, cache: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a real restic on a vault or on a location; its output is in the result."""
+    with start_restic(program, where, *args, cache=cache) as child:
+        try:
+            said, complained = child.communicate(timeout=90)
+        except BaseException:
+            child.kill()
+            raise
+    return subprocess.CompletedProcess(child.args, child.returncode, said, complained)
+
+
+def start_restic(
+    program: Path,
+    where: Vault | str,
+    *args: str,
+    cache: Path,
+    stdin: int = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
+    """A real restic that runs."""
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": str(cache), "RESTIC_PASSWORD": PASSWORD,
-        "RESTIC_CACHE_DIR": str(cache), "RESTIC_REPOSITORY": url,
+        "RESTIC_CACHE_DIR": str(cache), **(env or {}),
     }  # fmt: skip
-    return subprocess.run(
-        [str(program), *args], env=environment, timeout=90, text=True, capture_output=True,
-        check=False,
+    options: list[str] = []
+    keep: list[int] = []
+    if isinstance(where, Vault):
+        keep = [where.handover.fileno()]
+        relay = f"'{interpreter()}' -I -S '{RELAY}' {keep[0]}"
+        options = ["-o", f"rclone.program={relay}", "-o", "rclone.args="]
+        where = "rclone:capkeep:"
+    return subprocess.Popen(
+        [str(program), *options, *args], env={**environment, "RESTIC_REPOSITORY": where},
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=keep,
     )  # fmt: skip
 
 

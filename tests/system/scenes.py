@@ -23,6 +23,12 @@ def random_file(path: Path, mebibytes: int) -> None:
         file.writelines(os.urandom(1 << 20) for _ in range(mebibytes))
 
 
+def locks(product: Product) -> set[Path]:
+    """Those of restic that count: one that is still being written has a longer name."""
+    entries = (product.repository / "locks").iterdir()
+    return {entry for entry in entries if len(entry.name) == 64}
+
+
 def processes(product: Product, *kinds: str) -> dict[int, bytes]:
     """Number and command line of every process of the users of some kinds of rooms; of all of them.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pwd
 import shutil
@@ -15,11 +16,13 @@ from pathlib import Path
 import pytest
 
 import capkeep
+from capkeep.errors import EXIT_CODES, Failure
 from tests.engines import restic_programs
 from tests.rooms.house import wait_for
 from tests.system.conftest import SECONDS, Said
 
 PREFIX = f"cke2e{os.getpid()}"
+MAKING_THE_PLAN = "        plan = lent.bound(compile_plan(self._config, self._host()))\n"
 CONFIG = """
 [host]
 user-prefix = "{prefix}"
@@ -206,23 +209,123 @@ def test_a_link_of_roots_on_the_way_to_everything() -> None:
         shutil.rmtree(real)
 
 
-def test_an_apply_that_dies_does_not_forget_the_users_it_made() -> None:
+@contextlib.contextmanager
+def fresh_host() -> Iterator[tuple[Host, str]]:
+    """A host on which nothing has been applied, and the prefix of its users."""
     base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
+    other = f"{PREFIX}b"
     try:
         host = Host(base)
-        other = f"{PREFIX}b"
         host.config.write_text(host.config.read_text().replace(PREFIX, other))
+        yield host, other
+    finally:
+        for name in [n for n in ours() if n.startswith(other)]:
+            subprocess.run(["/usr/sbin/userdel", name], check=False, timeout=30)
+        shutil.rmtree(base)
+
+
+def everything(base: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Every file and directory: owner, group, mode and content."""
+    found = {}
+    for path in sorted(base.rglob("*")):
+        state = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(base))] = (state.st_uid, state.st_gid, state.st_mode, content)
+    return found
+
+
+def test_an_apply_that_fails_leaves_a_bare_host_as_it_was() -> None:
+    with fresh_host() as (host, other):
         (host.base / "repo").mkdir()
         (host.base / "repo" / "config").write_text("hers")
         os.chown(host.base / "repo", 70000, 70000)
-        assert host("apply").code == 4  # after the users, before the plan
+        before = everything(host.base)
+        failed = host("apply")
+        assert failed.code == 4, failed
+        assert "holds files of uid 70000" in failed.err
+        assert "what had been made was taken back" in failed.err
+        assert everything(host.base) == before
+        assert not [name for name in ours() if name.startswith(other)]
+
+
+def test_a_repository_of_another_machine_is_handed_over_if_asked_for() -> None:
+    with fresh_host() as (host, other):
+        repository = host.base / "repo"
+        (repository / "data").mkdir(parents=True)
+        (repository / "data/pack").write_text("hers")
+        (repository / "link").symlink_to("/etc/hostname")
+        for path in (repository, *repository.rglob("*")):
+            os.lchown(path, 70000, 70000)
+        before = os.stat("/etc/hostname")
+        done = host("apply", "--hand-over")
+        assert done.code == 0, done
+        vault = pwd.getpwnam(f"{other}-vault").pw_uid
+        assert {p.lstat().st_uid for p in (repository, *repository.rglob("*"))} == {vault}
+        assert os.stat("/etc/hostname") == before, "no link was followed"
+        assert host("apply").code == 0
+
+
+def test_an_apply_that_is_ended_leaves_a_bare_host_as_it_was() -> None:
+    with fresh_host() as (host, other):
+        before = everything(host.base)
+        program = host.package / "host" / "compile.py"
+        text = program.read_text()
+        program.write_text(text.replace(
+            MAKING_THE_PLAN, "        os.kill(os.getpid(), 15)\n" + MAKING_THE_PLAN
+        ))  # fmt: skip
+        assert host("apply").code == EXIT_CODES[Failure.STOPPED]
+        program.write_text(text)
+        assert everything(host.base) == before
+        assert not [name for name in ours() if name.startswith(other)]
+
+
+def test_an_apply_that_fails_at_its_end_puts_back_the_plan_before() -> None:
+    with fresh_host() as (host, _):
+        assert host("apply").code == 0
+        before = everything(host.base)
+        host.config.write_text(host.config.read_text() + 'exclude = ["*.tmp"]\n')
+        before["etc/capkeep.toml"] = everything(host.base)["etc/capkeep.toml"]
+        (host.base / "etc" / "canary").unlink()
+        (host.base / "etc" / "canary").mkdir()  # so the last step fails
+        failed = host("apply")
+        assert failed.code != 0, failed
+        (host.base / "etc" / "canary").rmdir()
+        after = everything(host.base)
+        assert after == {k: v for k, v in before.items() if k != "etc/canary"}
+        assert host("apply").code == 0
+        assert _remove(host).code == 0
+
+
+def test_an_apply_that_dies_does_not_forget_the_users_it_made() -> None:
+    with fresh_host() as (host, other):
+        program = host.package / "host" / "compile.py"
+        text = program.read_text()
+        assert text.count(MAKING_THE_PLAN) == 1
+        killed = text.replace(
+            MAKING_THE_PLAN, "        os.kill(os.getpid(), 9)\n" + MAKING_THE_PLAN
+        )
+        program.write_text(killed)
+        assert host("apply").code == -9  # after the users, before the plan
         assert f"{other}-vault" in ours()
-        (host.base / "repo" / "config").unlink()
+        program.write_text(text)
         assert host("apply").code == 0
         assert _remove(host).code == 0
         assert not [name for name in ours() if name.startswith(other)]
+
+
+def test_what_would_change_is_shown_line_by_line(host: Host) -> None:
+    text = host.config.read_text()
+    host.config.write_text(text + 'exclude = ["*.tmp"]\n')
+    try:
+        shown = host("plan")
+        assert shown.out.startswith(f"would make plan {host.base}/state/plan.json\n"), shown
+        assert f"\n--- {host.base}/state/plan.json\n" in shown.out
+        assert '\n+    "*.tmp"\n' in shown.out
+        assert json.loads(host("--json", "plan").out)["differences"][0] in shown.out
+        assert shown.out == host("apply", "--dry-run").out
     finally:
-        shutil.rmtree(base)
+        host.config.write_text(text)
+    assert host("plan").out == "nothing to change\n"
 
 
 def test_root_runs_without_doors_being_open_and_what_it_needs_goes_again(host: Host) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import restic_programs
-from tests.rooms.house import House, house, wait_for
+from tests.rooms.house import GROUP, MEMBER, House, house, wait_for
 from tests.system.conftest import Product
 from tests.system.scenes import (
     halted_while_reading,
@@ -133,6 +133,66 @@ def test_an_engine_that_will_not_stop_is_ended_by_ctrl_c(product: Product) -> No
     assert running.returncode == 130
     wait_for(lambda: gone(product), 10)
     assert last_run(product)["failure"] == "stopped"
+
+
+EARLY = """
+import builtins, os, signal, sys
+real = builtins.__import__
+def late(name, *more):
+    if name == "capkeep.report.terminal":  # what is loaded when the request has been sent
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *more)
+builtins.__import__ = late
+sys.path.append(sys.argv.pop(1))
+from capkeep.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_stops_the_run_however_early_it_comes(product: Product) -> None:
+    with_engine(product, STUBBORN)
+    words = product.home.command("run", "--json")
+    early = [
+        words[0],
+        "-I",
+        "-S",
+        "-c",
+        EARLY,
+        product.home.package,
+        *words[words.index("--prefix") :],
+    ]
+    done = subprocess.run(
+        early, user=MEMBER, group=MEMBER, extra_groups=[GROUP], cwd="/", timeout=60,
+        env={"PATH": "/usr/sbin:/usr/bin"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done
+    wait_for(lambda: gone(product), 10)
+    assert last_run(product)["failure"] == "stopped"
+
+
+SECOND = """
+[repositories.second]
+engine = "restic"
+location = "{base}/repositories/second"
+password = {{ file = "{base}/etc/secrets/repo" }}
+"""
+
+
+def test_a_runner_that_is_ended_goes_on_to_no_other_repository(product: Product) -> None:
+    base = product.home.base
+    product.configure("[jobs.job]", SECOND.format(base=base) + "\n[jobs.job]")
+    product.configure('repositories = ["repo"]', 'repositories = ["repo", "second"]')
+    with_engine(product, STUBBORN)
+    running = start(product, "run", "--json")
+    wait_for(lambda: is_stubborn(product))
+    for pid in programs(product, "runner"):
+        os.kill(pid, signal.SIGTERM)
+    out, _ = running.communicate(timeout=30)
+    wait_for(lambda: gone(product), 10)
+    ends = [e for e in map(json.loads, out.splitlines()) if e["event"] == "step-end"]
+    failures = [(e["repository"], e["failure"]) for e in ends]
+    assert failures == [("repo", "interrupted"), ("second", "stopped")]
+    assert last_run(product)["outcome"] == "failed"
 
 
 def test_an_engine_that_will_not_stop_is_ended_by_the_time_limit(product: Product) -> None:

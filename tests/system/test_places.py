@@ -1,10 +1,14 @@
 """The main job into every kind of place: who holds the credentials, and what is said without it."""
 
+import contextlib
+import http.client
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +87,101 @@ def test_an_s3_server(home: House, tmp_path: Path) -> None:
         login = {"AWS_ACCESS_KEY_ID": S3_KEY, "AWS_SECRET_ACCESS_KEY": S3_SECRET}
         location = f"s3:http://127.0.0.1:{port}/bucket/machine"
         _makes_a_backup(into(home, location, secrets=login))
+
+
+class Policy(http.server.ThreadingHTTPServer):
+    """In front of an S3 server: the writer's key may remove nothing but locks."""
+
+    def __init__(self, port: int) -> None:
+        self.behind = port
+        super().__init__(("127.0.0.1", free_port()), Allowed)
+
+
+class Allowed(http.server.BaseHTTPRequestHandler):
+    """One request, passed on as it came or refused."""
+
+    protocol_version = "HTTP/1.1"
+    server: Policy
+
+    def handle_one(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        writers = f"Credential={S3_KEY}/" in self.headers["Authorization"]
+        if self.command == "DELETE" and writers and "/locks/" not in self.path:
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        behind = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=20)
+        with contextlib.closing(behind):
+            behind.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                behind.putheader(name, value)
+            behind.endheaders(body)
+            answer = behind.getresponse()
+            said = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            head = self.command == "HEAD"
+            length = answer.getheader("Content-Length", "0") if head else str(len(said))
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            self.wfile.write(said)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 (http.server's)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_where_the_usual_credentials_may_only_add_the_keeper_has_its_own(
+    home: House, tmp_path: Path
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    port = free_port()
+    argv = [
+        str(rclone()), "--config=/dev/null", "serve", "s3", f"--auth-key={S3_KEY},{S3_SECRET}",
+        "--auth-key=keepers,keepers-secret", f"--addr=127.0.0.1:{port}", str(tmp_path),
+    ]  # fmt: skip
+    with running(argv, port, {"HOME": str(tmp_path)}), Policy(port) as policy:
+        threading.Thread(target=policy.serve_forever, daemon=True).start()
+        try:
+            login = {"AWS_ACCESS_KEY_ID": S3_KEY, "AWS_SECRET_ACCESS_KEY": S3_SECRET}
+            location = f"s3:http://127.0.0.1:{policy.server_port}/bucket/machine"
+            product = into(home, location, secrets=login)
+            retention = """[jobs.job.retention]
+keep-last = 1
+after-backup = false
+schedule = ["daily"]
+trust-clock = true
+"""
+            product.configure("[jobs.job]", f"{retention}[jobs.job]")
+            _makes_a_backup(product)
+            assert product("run").code == 0
+            snapshots = tmp_path / "bucket" / "machine" / "snapshots"
+            kept = sorted(snapshots.iterdir())
+            assert len(kept) == 2
+            refused = product("retention", "job")
+            assert refused.code != 0, refused
+            assert "keeper-credentials" in refused.out, refused
+            assert sorted(snapshots.iterdir()) == kept
+            lines = []
+            keys = {"AWS_ACCESS_KEY_ID": "keepers", "AWS_SECRET_ACCESS_KEY": "keepers-secret"}
+            for name, value in keys.items():
+                path = Path(home.base, "etc/secrets", f"keepers-{name}")
+                path.write_text(value)
+                path.chmod(0o600)
+                lines.append(f'keeper-credentials.{name} = {{ file = "{path}" }}')
+            product.configure(
+                "credentials.AWS_ACCESS", "\n".join([*lines, "credentials.AWS_ACCESS"])
+            )
+            done = product("retention", "job")
+            assert done.code == 0, done
+            assert len(list(snapshots.iterdir())) == 1
+            assert product("run").code == 0
+        finally:
+            policy.shutdown()
 
 
 def test_an_sftp_server(tmp_path: Path) -> None:
@@ -182,3 +281,19 @@ def test_a_full_disk_is_said_and_heals(home: House) -> None:
     finally:
         wait_for(lambda: not engines(product))
         subprocess.run(["/usr/bin/umount", "-l", product.repository], check=True, timeout=20)
+
+
+def test_an_append_only_server_refuses_retention_clearly(home: House, tmp_path: Path) -> None:
+    server = RestServer(tmp_path)
+    with running([*server.argv, "--append-only"], server.port):
+        product = rest_place(home, server, "secret")
+        line = f'include = ["{product.source}"]\n'
+        rules = "[jobs.job.retention]\nkeep-last = 1\ntrust-clock = true\n"
+        product.configure(line, line + rules)
+        assert product("init").code == 0
+        assert product("run").code == 0
+        done = product("run")
+        assert done.code == 16, done
+        assert "refuses to remove anything" in done.out
+        assert "append-only" in done.out
+        assert len(json.loads(product("snapshots", "--json").out)[0]["snapshots"]) == 2

@@ -24,6 +24,15 @@ def rooms(product: Product) -> list[int]:
     return list(processes(product, *(kind for kind in RoomKind if kind != "runner")))
 
 
+MANY = """#!/usr/bin/python3 -I
+import json, os, sys
+if "snapshots" not in sys.argv:
+    os.execv("/usr/bin/restic", ["restic", *sys.argv[1:]])
+print(json.dumps([{"id": f"{n:064x}", "time": "2026-01-01T00:00:00Z", "hostname": "house",
+                   "paths": ["/srv/" + "x" * 300]} for n in range(6000)]))
+"""
+
+
 def slow_run(product: Product) -> "subprocess.Popen[bytes]":
     """A run whose engine has begun and stands still."""
     with open(product.source / "big", "wb") as file:
@@ -32,6 +41,17 @@ def slow_run(product: Product) -> "subprocess.Popen[bytes]":
     wait_for(lambda: bool(engines(product)))
     os.kill(engines(product)[0], signal.SIGSTOP)
     return running
+
+
+def test_more_snapshots_than_a_message_holds_are_listed(product: Product) -> None:
+    lister = Path(product.home.base, "lister")
+    lister.write_text(MANY)
+    lister.chmod(0o755)
+    program = Path(product.home.base, "etc/capkeep.toml").read_text().split('program = "')[1]
+    product.configure(program.split('"')[0], str(lister))
+    (found,) = json.loads(product("snapshots", "--json").out)
+    assert [s["id"] for s in found["snapshots"]] == [f"{n:064x}" for n in range(6000)]
+    assert "repo: 6000 snapshots" in product("snapshots").out
 
 
 def test_a_wrong_password(product: Product) -> None:

@@ -1,6 +1,7 @@
 """A room that has less, or more, than it was granted ends before its engine starts, and says why."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.rooms.house import House, house, wait_for
 from tests.system.conftest import Product, Said
 
 ROOT_PATH = {"PATH": "/usr/sbin:/usr/bin"}
+ASK_VERSION = '        return libc.syscall("landlock", _CREATE_RULESET, None, 0, _ASK_VERSION)\n'
 UNSHARE_NET = '        args.append("--unshare-net")\n'
 
 
@@ -49,6 +51,18 @@ def test_a_network_that_is_not_separated(home: House) -> None:
     program.write_text(text.replace(UNSHARE_NET, "        pass\n"))
     with home.doors():
         _refused_for(Product(home), "the net namespace is the host's")
+
+
+def test_a_host_without_landlock_is_told_of_and_backed_up(home: House) -> None:
+    program = Path(home.package, "capkeep/kernel/landlock.py")
+    text = program.read_text()
+    assert text.count(ASK_VERSION) == 1
+    program.write_text(text.replace(ASK_VERSION, "        return 0\n"))
+    with home.doors():
+        done = Product(home)("run")
+        assert done.code == 0, done
+        assert "offers no Landlock: a hostile engine could" in done.out
+        assert re.search(r"landlock +NONE", Product(home)("log", "--proof").out)
 
 
 def _refused_for(product: Product, reason: str) -> None:

@@ -88,6 +88,12 @@ FAILURES = [
         "Fatal: unable to open config file: unexpected HTTP response (403): 403 Forbidden",
         "denied",
     ),
+    (
+        "0.18",
+        1,
+        "Fatal: unable to open repository at rclone:capkeep:: error talking HTTP to rclone: exit status 1",
+        "unreachable",
+    ),
     ("0.18", 1, "Fatal: something new", "engine"),
     ("0.18", 2, "runtime error: index out of range", "engine"),
     ("0.18", -9, "", "interrupted"),

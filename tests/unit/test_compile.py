@@ -1,5 +1,6 @@
 """The plan: every room has what its promise allows and not more."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -32,6 +33,9 @@ USERS = (
     "capkeep-keeper",
     "capkeep-viewer",
     "capkeep-restorer",
+    "capkeep-notifier",
+    "capkeep-prover",
+    "capkeep-copier",
 )
 SYSTEM = HostFacts(
     mode=Mode.SYSTEM, places=PLACES, group=990, interpreter="/usr/bin/python3", package="/usr/lib/capkeep",
@@ -132,7 +136,7 @@ def test_the_runner(plan: Plan) -> None:
     assert room.secrets == ()
     assert room.grant.capabilities == ()
     assert not room.grant.network
-    assert room.grant.write == (PLACES.records, PLACES.log)
+    assert room.grant.write == (PLACES.records, PLACES.log, PLACES.stamps)
     assert room.grant.read == (PLACES.run, PLACES.plan)
     assert room.door is not None
     assert tuple(room.door) == ("/run/capkeep/run.sock", 0, 990, 0o660, 16)
@@ -200,6 +204,28 @@ def test_keeper_viewer_restorer(plan: Plan) -> None:
 def test_nobody_but_the_keeper_may_remove(plan: Plan) -> None:
     admins = [r.kind for r in plan.rooms if r.wire and r.wire.access is Access.ADMIN]
     assert set(admins) == {RoomKind.KEEPER}
+
+
+def test_what_may_remove_reaches_no_vault_but_the_keeper_s(config: Config) -> None:
+    own = SecretSource(file="/etc/capkeep/secrets/may-remove")
+    changed = dataclasses.replace(
+        config,
+        repositories=tuple(
+            dataclasses.replace(r, keeper_credentials=(("AWS_SECRET_ACCESS_KEY", own),))
+            if r.name == "s3" else r
+            for r in config.repositories
+        ),
+        jobs=(*(dataclasses.replace(j, repositories=(*j.repositories, "s3")) for j in config.jobs),),
+    )  # fmt: skip
+    plan = compile_plan(changed, SYSTEM)
+    holders = {r.name for r in plan.rooms if own in [s.source for s in r.secrets]}
+    assert holders == {"vault-s3.keeper"}
+    assert [r.name for r in plan.rooms if r.wire and r.wire.vault in holders] == ["keeper-s3"]
+    assert [s.name for s in plan.room("vault-s3.keeper").secrets] == [
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+    ]  # fmt: skip
+    for job in plan.jobs:  # no reader is shown the file, wherever it lies
+        assert own.file.startswith(plan.room(f"reader-{job.name}-s3").grant.hide)
 
 
 def test_only_vaults_have_the_network_unless_it_was_asked_for(plan: Plan) -> None:

@@ -15,6 +15,7 @@ from capkeep.config.schema import schema
 from capkeep.config.settings import as_toml
 from capkeep.config.sources import Owner
 from capkeep.config.syntax import Document, Job, JobDefaults, Repository
+from capkeep.engines import ENGINES
 from capkeep.errors import EXIT_CONFIG, ConfigError
 
 
@@ -126,6 +127,23 @@ def test_a_job_overrides_defaults(etc: Etc) -> None:
     assert config.host.group == "backup"
 
 
+def test_directives_that_may_be_missing_are_named(etc: Etc) -> None:
+    etc.good('[host]\naccept-missing = ["PrivateNetwork", "PrivateIPC", "PrivateNetwork"]\n')
+    assert etc.load().host.accept_missing == ("PrivateNetwork", "PrivateIPC")
+
+
+def test_what_makes_rooms_unprivileged_cannot_be_done_without(etc: Etc) -> None:
+    etc.good(
+        '[host]\naccept-missing = [\n  "NoNewPrivileges",\n  "PrivateIPC",\n  "privatnetwork",\n]\n'
+    )
+    found = etc.mistakes()
+    assert [m.key for m in found] == ["host.accept-missing[0]", "host.accept-missing[2]"]
+    assert found[1].line == found[0].line + 2
+    assert "no directive that rooms may do without" in found[0].problem
+    assert found[0].hint.startswith("known here: BindReadOnlyPaths")
+    assert found[1].hint == "did you mean PrivateNetwork?"
+
+
 def test_list_files(etc: Etc) -> None:
     etc.file("paths", "# what\n/etc/x\n\n  /srv/y  \r\n")
     etc.file("ex", "**/.cache\n# no\n*.tmp\n")
@@ -133,6 +151,59 @@ def test_list_files(etc: Etc) -> None:
     job = etc.load().jobs[0]
     assert job.include == ("/etc", "/etc/x", "/srv/y")
     assert job.exclude == ("q", "**/.cache", "*.tmp")
+
+
+BORG_OVER_SSH = """
+[engines.borg]
+program = "@/restic"
+[repositories.far]
+engine = "borg"
+location = "ssh://u@h.example.org:23/./host"
+password = { file = "@/secret" }
+options.identity = { file = "@/secret" }
+options.known-hosts = "@/known_hosts"
+options.remote-path = "borg-1.4"
+keeper-credentials.identity = { file = "@/secret" }
+[jobs.k]
+repositories = ["far"]
+include = ["/x"]
+"""
+
+
+def test_borg_over_ssh(etc: Etc) -> None:
+    etc.file("known_hosts", "h ssh-ed25519 AAAA\n")
+    etc.good(BORG_OVER_SSH)
+    far = etc.load().repositories[-1]
+    assert (far.location.path, far.port, far.remote_path) == ("/./host", 23, "borg-1.4")
+    assert [name for name, _ in far.keeper_credentials] == ["identity"]
+
+
+@pytest.mark.parametrize(
+    "old, new, key, problem, hint",
+    [
+        ('"borg-1.4"', '"borg --x"', "options.remote-path", "name or path of one", '"borg-1.4"'),
+        ('options.known-hosts = "@/known_hosts"', "", "options.known-hosts", "host key", "-p 23 h."),
+        ("keeper-credentials.identity", "credentials.identity", "credentials.identity",
+         "environment variables", "options.identity"),
+        ("keeper-credentials.identity", "credentials.X_KEY", "credentials.X_KEY",
+         "no variable goes along", "keeper-credentials.identity"),
+        ('"ssh://u@h.example.org:23/./host"', '"/srv/r"', "keeper-credentials.identity",
+         "environment variables", "take it away"),
+        ('"ssh://u@h.example.org:23/./host"', '"sftp:u@h:/x"', "location",
+         "no repositories at sftp", '"ssh://user@host/path"'),
+        ("options.remote-path", "environment.BORG_REMOTE_PATH", "environment.BORG_REMOTE_PATH",
+         "by capkeep itself", "options.remote-path"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_borg_over_ssh_is_said(
+    etc: Etc, old: str, new: str, key: str, problem: str, hint: str
+) -> None:
+    etc.file("known_hosts", "h ssh-ed25519 AAAA\n")
+    etc.good(BORG_OVER_SSH.replace(old, new))
+    with pytest.raises(MistakesError) as raised:
+        etc.load()
+    found = [m for m in raised.value.mistakes if m.key == f"repositories.far.{key}"]
+    assert [m for m in found if problem in m.problem and hint in m.hint], raised.value
 
 
 def test_remotes(etc: Etc) -> None:
@@ -201,13 +272,13 @@ location = "backup"
 pasword = { file = "@/secret" }
 
 [repositories.b]
-engine = "borg"
+engine = "rest"
 location = "b2:bucket"
 password = "hunter2"
 credentials.B2_KEY = "hunter3"
 credentials.1X = { file = "@/missing" }
 credentials.RESTIC_PASSWORD = { file = "@/open" }
-environment.B2_SECRET = "hunter4"
+environment.AZURE_ACCOUNT_SAS = "hunter4"
 environment.N = 5
 options.port = 22
 options.prot = 22
@@ -267,7 +338,7 @@ user-prefix = "Capkeep"
 [limits]
 memory = 5
 processes = 1
-[notify.mail]
+[notifications.mail]
 to = "x"
 """
 
@@ -278,7 +349,7 @@ EXPECTED = [
     (8, "repositories.a.location", "relative", "absolute"),
     (6, "repositories.a.password", "no password", "secrets/a"),
     (9, "repositories.a.pasword", "unknown key", "password"),
-    (12, "repositories.b.engine", "borg", "restic"),
+    (12, "repositories.b.engine", "no engine", "restic"),
     (13, "repositories.b.location", "network", "engine-network = true"),
     (14, "repositories.b.password", "must not be written", "{ file ="),
     (15, "repositories.b.credentials.B2_KEY", "must not be written", "{ file ="),
@@ -286,7 +357,7 @@ EXPECTED = [
     (16, "repositories.b.credentials.1X", "no secret file", "install -m 600"),
     (17, "repositories.b.credentials.RESTIC_PASSWORD", "by capkeep itself", "password"),
     (17, "repositories.b.credentials.RESTIC_PASSWORD", "open to others (mode 0644)", "chmod 600"),
-    (18, "repositories.b.environment.B2_SECRET", "looks like a secret", "credentials.B2_SECRET"),
+    (18, "repositories.b.environment.AZURE_ACCOUNT_SAS", "looks like", "credentials.AZURE_ACC"),
     (19, "repositories.b.environment.N", "a text, not a number", "quotes"),
     (20, "repositories.b.options.port", "nothing for b2", "take it away"),
     (21, "repositories.b.options.prot", "unknown key", "port"),
@@ -323,7 +394,7 @@ EXPECTED = [
     (57, "jobs.one.canary", "true or false, not a text", "without quotes"),
     (58, "jobs.one.one-file-systems", "unknown key", "one-file-system?"),
     (59, "jobs.one.exclude-from[0]", "cannot be read", "make the file"),
-    (61, "jobs.one.schedule", "unknown key", "known here"),
+    (61, "jobs.one.schedule", "must be a list, not a text", "write"),
     (63, "jobs.two.repositories", "no repository", '["a"]'),
     (63, "jobs.two.include", "includes nothing", "include ="),
     (66, "jobs.three.repositories", "a list, not a text", "["),
@@ -332,7 +403,7 @@ EXPECTED = [
     (74, "host.user-prefix", "cannot be a name", "a-z"),
     (76, "limits.memory", "a size", "8GiB"),
     (77, "limits.processes", "at least 16", "16"),
-    (78, "notify", "unknown key", "known here"),
+    (78, "notifications", "unknown key", "known here"),
 ]
 
 
@@ -569,13 +640,16 @@ def test_what_the_example_has_in_comments_loads_too(etc: Etc) -> None:
     text = "\n".join(lines).replace(
         '{ credential = "s3-key" }', '{ file = "/etc/capkeep/secrets/x" }'
     )
-    for name in ("local", "offsite", "s3-id", "x", "nas", "id_ed25519"):
+    for name in (
+        "local", "offsite", "s3-id", "x", "nas", "id_ed25519", "mail", "healthchecks-url",
+    ):  # fmt: skip
         text = text.replace(f'/etc/capkeep/secrets/{name}"', f'{etc.secret}"')
     text = text.replace("/etc/capkeep/known_hosts", etc.file("known_hosts", "h k\n"))
     etc.file("excludes.txt", "*.tmp\n")
     etc.file("capkeep.toml", f'{text}\n[engines.restic]\nprogram = "{etc.program}"\n')
     config = etc.load()
     assert [r.name for r in config.repositories] == ["local", "offsite", "nas"]
+    assert [n.kind for n in config.notify] == ["mail", "healthchecks"]
     assert config.jobs[0].exclude[-1] == "*.tmp"
 
 
@@ -588,7 +662,7 @@ def test_the_schema_has_every_key_and_what_it_means() -> None:
         assert table["additionalProperties"] is False
         assert all(p.get("description") for p in table["properties"].values())
         assert not [k for k in table["properties"] if "_" in k]
-    assert definitions["Repository"]["required"] == ["engine", "location", "password"]
+    assert definitions["Repository"]["required"] == ["engine", "location"]
     assert definitions["Job"]["properties"]["timeout"]["type"] == "string"
 
 
@@ -596,4 +670,4 @@ def test_the_reference_names_every_key() -> None:
     text = (Path(__file__).parents[2] / "docs/reference/config.md").read_text()
     definitions = json.loads(json.dumps(schema()))["$defs"].values()
     keys = {key for d in definitions for key in d["properties"]}
-    assert {k for k in keys if f"`{k}`" not in text and f".{k}`" not in text} == {"restic"}
+    assert {k for k in keys if f"`{k}`" not in text and f".{k}`" not in text} <= set(ENGINES)

@@ -27,7 +27,8 @@ def test_a_log_is_never_written_through_a_link(tmp_path: Path) -> None:
 
 
 def test_a_draft_that_was_left_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "plan.new").write_text("of an apply that was killed")
+    (tmp_path / ".plan.capkeep-draft").write_text("of an apply that was killed")
+    (tmp_path / "plan.new").write_text("a neighbour's")
     write_atomic(str(tmp_path / "plan"), b"whole", owner=MINE, mode=0o600)
     assert (tmp_path / "plan").read_bytes() == b"whole"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["plan"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plan", "plan.new"]

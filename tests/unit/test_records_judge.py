@@ -39,7 +39,7 @@ CHECKED, CHECK_FAILED = (run(o, 1, action="check") for o in (Outcome.COMPLETE, O
         (status(PART), State.PARTIAL),
         (status(BAD, complete=run(Outcome.COMPLETE, 3)), State.FAILED),
         (status(BAD, complete=OLD), State.FAILED),
-        (status(run(Outcome.MISSED, 1), complete=GOOD), State.FAILED),
+        (status(run(Outcome.MISSED, 1), complete=GOOD), State.MISSED),
         (status(GOOD, CHECKED, complete=GOOD), State.FRESH),
         (status(GOOD, CHECK_FAILED, complete=GOOD), State.FAILED),
         (status(CHECK_FAILED, GOOD, complete=GOOD), State.FAILED),

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from capkeep.errors import RefusedError
-from capkeep.records.locks import Holder, JobLock, holder
+from capkeep.records.life import is_alive
+from capkeep.records.locks import Holder, JobLock, copies_of, holder, work_on
+from capkeep.records.model import Run
 
 ALICE = Holder("system", "run-1", 1000, "alice", 1_795_000_000.0, 42)
 
@@ -33,6 +35,35 @@ def test_a_second_run_is_refused_with_who_runs_it_since_when(tmp_path: Path) -> 
             other.acquire(ALICE._replace(job="home"))
         lock.release()
         second.acquire(ALICE._replace(run="run-2"))
+
+
+def test_work_on_two_repositories_goes_on_at_once_and_on_one_does_not(tmp_path: Path) -> None:
+    places = str(tmp_path)
+    here, there = work_on("here"), work_on("there")
+    run = Run("run-1", "", 1.0, "check")
+    with JobLock(places, here) as first, JobLock(places, there) as second:
+        first.acquire(ALICE._replace(job=here))
+        second.acquire(ALICE._replace(job=there, run="run-2"))
+        assert is_alive(places, run)
+        assert is_alive(places, run._replace(id="run-2"))
+        assert not is_alive(places, run._replace(id="run-3"))
+        with pytest.raises(RefusedError, match=r"work on repository here is .* by alice since"):
+            JobLock(places, here).acquire(ALICE)
+        first.release()
+        assert not is_alive(places, run)
+
+
+def test_a_backup_goes_on_beside_copies_of_its_job(tmp_path: Path) -> None:
+    places = str(tmp_path)
+    backup, copy = Run("run-1", "system", 1.0, "backup"), Run("run-2", "system", 2.0, "copy")
+    with JobLock(places, "system") as first, JobLock(places, copies_of("system")) as second:
+        first.acquire(ALICE)
+        assert not is_alive(places, copy)
+        second.acquire(ALICE._replace(job=copies_of("system"), run="run-2"))
+        assert is_alive(places, backup)
+        assert is_alive(places, copy)
+        with pytest.raises(RefusedError, match="copying of job system is being run already"):
+            JobLock(places, copies_of("system")).acquire(ALICE)
 
 
 def test_a_shorter_content_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from capkeep.rooms.protocol import Message
 EVIL = os.fsdecode(b"/tmp/\x1b[2J\x1b]0;x\x07\xff\n\x9b1m")
 FACTS = {
     "pid": 3, "uids": [990, 990, 990, 990], "effective": ["CAP_DAC_READ_SEARCH"],
-    "no_new_privs": True, "seccomp": 2, "seccomp_filters": 2, "separated": ["mnt", "net"],
+    "no_new_privs": True, "seccomp": 2, "seccomp_filters": 2, "landlock": 7, "separated": ["mnt", "net"],
     "interfaces": ["lo"], "writable": ["/var/cache/x"],
 }  # fmt: skip
 RUN: Message = {"event": "run", "run": "r1", "job": "system", "action": "backup", "since": 1.0}
@@ -236,8 +236,8 @@ def test_the_summary_says_everything_once() -> None:
     assert "/f20" not in text
     rows = [line.split() for line in text.splitlines() if line.startswith("  r") and "990" in line]
     assert rows == [
-        ["runner", "room", "990", "none", "yes", "filter", "(2)", "mnt", "net", "lo", "/var/cache/x"],
-        ["reader-system-offsite", "engine", "990", "DAC_READ_SEARCH", "yes", "filter", "(2)", "mnt",
+        ["runner", "room", "990", "none", "yes", "filter", "(2)", "ABI", "7", "mnt", "net", "lo", "/var/cache/x"],
+        ["reader-system-offsite", "engine", "990", "DAC_READ_SEARCH", "yes", "filter", "(2)", "ABI", "7", "mnt",
          "net", "lo", "/var/cache/x"],
     ]  # fmt: skip
 

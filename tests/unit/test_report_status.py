@@ -9,10 +9,14 @@ import pytest
 
 from capkeep.cli.main import main
 from capkeep.errors import Failure, UsageError
+from capkeep.records.judge import State, Verdict
 from capkeep.records.locks import Holder, JobLock
 from capkeep.records.logs import LogWriter
 from capkeep.records.model import Finding, FindingKind, Outcome, Proof, Run, Totals
 from capkeep.records.store import Recorder
+from capkeep.records.upkeep import Upkeep
+from capkeep.report.nagios import answer
+from capkeep.report.status import JobReport, Overview
 
 HOUR = 3600.0
 EVIL = os.fsdecode(b"/\x1b[2J\xff")
@@ -114,6 +118,34 @@ def test_json_says_it_all(host: Host) -> None:
     assert job["running"] is None
     (check,) = plain["checks"]
     assert (check["repository"], check["outcome"]) == ("offsite", "failed")
+
+
+def test_what_the_plan_no_longer_has_is_nobody_s_alarm(host: Host) -> None:
+    """Drills of a job that is gone, and checks of a repository that is, are history."""
+    host.ran("r1", "system", 1, Outcome.COMPLETE)
+    host.ran("c1", "", 1, Outcome.FAILED, action="check")
+    host.ran("d1", "system", 1, Outcome.FAILED, action="drill")
+
+    def plan(repository: str, job: str) -> None:
+        one = {"name": job, "max_age_seconds": 7200, "repositories": [repository]}
+        plain = {"version": 1, "jobs": [one], "repositories": [{"name": repository}]}
+        Path(host.prefix, "state/plan.json").write_text(json.dumps(plain), encoding="utf-8")
+
+    plan("offsite", "system")
+    assert host.say("status")[0] == 1
+    assert host.say("status", "system")[0] == 1, "its drill failed"
+    code, line = host.say("status", "--nagios", "system")
+    assert (code, "the drill of system in offsite failed" in line) == (2, True)
+    plan("new", "system")
+    assert host.say("status")[0] == 0
+    assert host.say("status", "--nagios")[0] == 0
+
+
+def test_a_suspect_repository_is_critical() -> None:
+    suspect = Upkeep("offsite", suspect=True, within=0, coverage=None, retention=None, held="")
+    job = JobReport(Verdict("system", State.FRESH, "", 5.0), 0, None)
+    code, line = answer(Overview((job,), (), 1.0, upkeep=(suspect,)))
+    assert (code, "offsite is suspect" in line) == (2, True)
 
 
 def test_without_a_plan_the_record_is_all_there_is(host: Host) -> None:

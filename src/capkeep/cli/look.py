@@ -1,4 +1,7 @@
-"""Verbs for root: what a snapshot holds (ls, find, diff) and getting it back (restore)."""
+"""What a snapshot holds (ls, find, diff) and getting it back (restore): for root, everything.
+
+Members of the group come to see and get what they could read themselves (cli/given.py).
+"""
 
 import argparse
 import os
@@ -31,9 +34,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     restore = _verb(commands, "restore", "bring files back, with everything they had", _restore)
     restore.add_argument("snapshot", metavar="SNAPSHOT", help="an id, or latest")
     restore.add_argument("paths", nargs="*", metavar="PATH", help="only these; default: all")
-    restore.add_argument("--to", required=True, metavar="DIR",
-                         help="where to: /etc/x comes back as DIR/etc/x")  # fmt: skip
-    restore.add_argument("--overwrite", action="store_true", help="replace files that are in DIR")
+    place = restore.add_mutually_exclusive_group(required=True)
+    place.add_argument("--to", metavar="DIR", default="",
+                       help="where to: /etc/x comes back as DIR/etc/x")  # fmt: skip
+    place.add_argument("--in-place", action="store_true", help="to where it was")
+    restore.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    restore.add_argument("--delete", action="store_true",
+                         help="and remove what is there and not in the snapshot")  # fmt: skip
+    restore.add_argument("--dry-run", action="store_true", help="list each change, make none")
+    restore.add_argument("--no-safety-snapshot", action="store_true",
+                         help="in place: back up nothing before it is replaced")  # fmt: skip
 
 
 def _verb(
@@ -42,24 +52,23 @@ def _verb(
     summary: str,
     handler: "Callable[[argparse.Namespace], int]",
 ) -> argparse.ArgumentParser:
-    verb = commands.add_parser(name, help=summary + " (root only)")
+    verb = commands.add_parser(name, help=summary)
     verb.add_argument("--repository", "-r", default="", help="needed where there are several")
     verb.set_defaults(handler=handler)
     return verb
 
 
-def _plan_for(args: argparse.Namespace) -> "Plan":
+def plan_for(args: argparse.Namespace, what: str, why: str) -> "Plan":
+    """The plan, for root, or in user mode for the user. Raises RefusedError."""
     from capkeep.plan.load import load_plan
 
     if os.geteuid() != 0 and not args.user:
-        raise RefusedError(
-            "only root may look into snapshots",
-            hint="whoever can read any snapshot can read any file of this machine; use sudo",
-        )
+        raise RefusedError(f"only root may {what}", hint=f"{why}; use sudo")
     return load_plan(resolve(args))
 
 
-def _repository(plan: "Plan", name: str) -> str:
+def repository_name(plan: "Plan", name: str) -> str:
+    """The repository of that name, or the only one. Raises UsageError."""
     names = [r.name for r in plan.repositories]
     if name and name not in names:
         raise UsageError(f"there is no repository {name}", hint=f"known: {', '.join(names)}")
@@ -68,17 +77,19 @@ def _repository(plan: "Plan", name: str) -> str:
     return name or names[0]
 
 
-def _ask(
+def converse_with(
     args: argparse.Namespace,
     kind: "RoomKind",
     request: "Message",
     on_event: "Callable[[Message], None]",
     target: "Target | None" = None,
 ) -> "Message":
+    """What a room of the repository that is meant answers. Raises CapkeepError."""
     from capkeep.host.direct import converse
 
-    plan = _plan_for(args)
-    name = _repository(plan, args.repository)
+    why = "whoever can read any snapshot can read any file of this machine"
+    plan = plan_for(args, "look into snapshots", why)
+    name = repository_name(plan, args.repository)
     room = next(r for r in plan.rooms if r.kind is kind and r.repository == name)
     if target:
         grant = room.grant._replace(write=(*room.grant.write, target.path))
@@ -102,6 +113,7 @@ def _finish(result: "Message") -> int:
 
 
 def _view(args: argparse.Namespace, action: str, options: "Message") -> int:
+    from capkeep.cli import given
     from capkeep.plan.model import RoomKind
     from capkeep.report.listing import show
 
@@ -111,8 +123,12 @@ def _view(args: argparse.Namespace, action: str, options: "Message") -> int:
     def on_event(message: "Message") -> None:
         if message.get("event") == "entry":
             show(message, as_json=args.json, long=long)
+        elif message.get("event") == "warning" and given.is_for(args) and not args.json:
+            print(f"capkeep: {message.get('text')}", file=sys.stderr)
 
-    return _finish(_ask(args, RoomKind.VIEWER, request, on_event))
+    if given.is_for(args) and action != "diff":
+        return _finish(given.look(args, request, on_event))
+    return _finish(converse_with(args, RoomKind.VIEWER, request, on_event))
 
 
 def _ls(args: argparse.Namespace) -> int:
@@ -128,15 +144,29 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
+    from capkeep.cli import given
     from capkeep.host.start import Target
     from capkeep.plan.model import RoomKind
     from capkeep.report.restore import RestoreReport
 
-    target = os.path.abspath(args.to)
-    if target == "/":
+    if given.is_for(args):
+        return _restore_own(args)
+    if args.delete and not (args.overwrite or args.dry_run):
+        raise UsageError("--delete goes with --overwrite", hint="--dry-run shows what it would do")
+    snapshot, target = args.snapshot, os.path.abspath(args.to)
+    if args.in_place:
+        from capkeep.cli import in_place
+
+        plan = plan_for(args, "restore in place", "it replaces anybody's files")
+        name = repository_name(plan, args.repository)
+        in_place.refuse_engine(plan.repository(name))
+        target = in_place.place_of(args, plan)
+        if args.overwrite and not args.dry_run:
+            snapshot = in_place.saved_before(args, plan, name)
+    elif target == "/":
         raise RefusedError(
             "restoring over the running system is refused",
-            hint="restore to a directory of its own and copy from there what you need",
+            hint="restore to a directory of its own, or one path --in-place",
         )
     relative = [p for p in args.paths if not p.startswith("/")]
     if relative:
@@ -145,17 +175,43 @@ def _restore(args: argparse.Namespace) -> int:
         )
     request: Message = {
         "action": "restore",
-        "options": {"snapshot": args.snapshot, "paths": args.paths, "target": target,
-                    "overwrite": args.overwrite},
+        "options": {"snapshot": snapshot, "paths": args.paths, "target": target,
+                    "overwrite": args.overwrite, "in_place": args.in_place,
+                    "delete": args.delete, "dry_run": args.dry_run},
     }  # fmt: skip
     report = RestoreReport(as_json=args.json)
     held = Target(target, _open_target(target))
     try:
-        result = _ask(args, RoomKind.RESTORER, request, report.event, held)
+        result = converse_with(args, RoomKind.RESTORER, request, report.event, held)
     finally:
         os.close(held.fd)
     report.end(result)
     return _finish(result)
+
+
+def _restore_own(args: argparse.Namespace) -> int:
+    """For a member of the group: what he could read himself."""
+    from capkeep.cli import given
+    from capkeep.host.unpack import Unpacker
+    from capkeep.report.given import GivenReport
+
+    if args.delete or args.dry_run:
+        raise UsageError("--delete and --dry-run are root's")
+    if not args.paths:
+        raise UsageError("name what you want back", hint="`capkeep ls latest` shows what there is")
+    target = "/" if args.in_place else os.path.abspath(args.to)
+    request: Message = {
+        "action": "give", "options": {"snapshot": args.snapshot, "paths": args.paths},
+    }  # fmt: skip
+    report = GivenReport(as_json=args.json)
+    top = _open_target(target)
+    try:
+        unpacker = Unpacker(top, in_place=args.in_place, overwrite=args.overwrite)
+        result = given.restore(args, request, unpacker, report.event)
+    finally:
+        os.close(top)
+    code = _finish(result)
+    return report.end(result, unpacker, target) or code
 
 
 def _open_target(target: str) -> int:

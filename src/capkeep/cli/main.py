@@ -15,10 +15,17 @@ from capkeep import __version__
 
 VERBS = {
     "capkeep.cli.run": ("run", "check", "init", "snapshots"),
+    "capkeep.cli.upkeep": ("retention", "drill", "copy"),
     "capkeep.cli.status": ("status", "history", "log"),
+    "capkeep.cli.notify": ("notify",),
     "capkeep.cli.look": ("ls", "find", "diff", "restore"),
+    "capkeep.cli.keys": ("key",),
+    "capkeep.cli.kit": ("kit",),
     "capkeep.cli.manage": ("plan", "apply", "remove", "doors"),
+    "capkeep.cli.schedule": ("schedule", "due", "watch"),
+    "capkeep.cli.audit": ("audit",),
     "capkeep.cli.config": ("config",),
+    "capkeep.cli.takeover": ("import",),
     "capkeep.cli.completion": ("completion",),
 }
 
@@ -44,7 +51,11 @@ class _Parser(argparse.ArgumentParser):
     """The parser of the command line and of each verb."""
 
     def __init__(
-        self, prog: str | None = None, description: str | None = None, epilog: str | None = None
+        self,
+        prog: str | None = None,
+        description: str | None = None,
+        epilog: str | None = None,
+        color: bool = True,  # noqa: ARG002, FBT001, FBT002 - Python 3.14 hands it on to each verb
     ) -> None:
         super().__init__(
             prog=prog, description=description, epilog=epilog, formatter_class=_Formatter

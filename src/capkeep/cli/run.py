@@ -9,8 +9,9 @@ import sys
 import time
 from types import FrameType
 
+from capkeep.cli import early
 from capkeep.cli.places import resolve
-from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError, StepError
+from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError, StepError, UsageError
 from capkeep.plan.places import Places
 from capkeep.rooms.protocol import Channel, Message
 
@@ -36,6 +37,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     check.add_argument("repositories", nargs="*", metavar="REPOSITORY", help="default: all")
     check.add_argument("--read-data", metavar="PART", default="",
                        help="also read data: a percentage (10%%), a size (5G) or n/t (1/30)")  # fmt: skip
+    check.add_argument("--job", metavar="JOB", action="append", default=[], dest="jobs",
+                       help="check this job's repositories, as its table `check` says")  # fmt: skip
     check.set_defaults(handler=_check)
     init = commands.add_parser("init", help="make the repositories that are not there yet")
     init.add_argument("repositories", nargs="*", metavar="REPOSITORY", help="default: all")
@@ -46,7 +49,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _run(args: argparse.Namespace) -> int:
-    return _ask(
+    code = ask(
         args,
         {
             "action": "run",
@@ -55,28 +58,50 @@ def _run(args: argparse.Namespace) -> int:
             "accept_shrink": args.accept_shrink,
         },
     )
+    _remind(args)
+    return code
+
+
+def _remind(args: argparse.Namespace) -> None:
+    """Of keys that nobody has outside of this machine: the loudest moment is now."""
+    from capkeep.plan.exported import never_exported, reminder
+
+    if names := never_exported(resolve(args)):
+        text, hint = reminder(names)
+        print(f"capkeep: {text}\n  hint: {hint}", file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.jobs and (args.repositories or args.read_data):
+        raise UsageError("a job says itself which repositories are checked, and how")
+    if args.jobs:
+        return ask(args, {"action": "check", "jobs": args.jobs})
     request: Message = {"action": "check", "repositories": args.repositories}
-    return _ask(args, request | {"read_data": args.read_data})
+    return ask(args, request | {"read_data": args.read_data})
 
 
 def _init(args: argparse.Namespace) -> int:
-    return _ask(args, {"action": "init", "repositories": args.repositories})
+    code = ask(args, {"action": "init", "repositories": args.repositories})
+    _remind(args)
+    return code
 
 
 def _snapshots(args: argparse.Namespace) -> int:
     from capkeep.report.snapshots import show_snapshots
 
-    rows: list[Message] = []
+    coming: list[object] = []
+    found: dict[str, list[object]] = {}
 
     def collect(message: Message) -> None:
-        if message.get("event") == "snapshots":
-            rows.append(message)
+        if message.get("event") == "snapshot":
+            coming.append(message.get("snapshot"))
+        elif message.get("event") in ("listed", "end"):
+            if message.get("event") == "listed":  # and not cut off
+                found[str(message.get("repository"))] = coming.copy()
+            coming.clear()
 
-    code = _ask(args, {"action": "snapshots", "repositories": args.repositories}, collect)
-    show_snapshots(rows, as_json=args.json)
+    code = ask(args, {"action": "snapshots", "repositories": args.repositories}, collect)
+    show_snapshots(found, as_json=args.json)
     return code
 
 
@@ -98,30 +123,38 @@ class _Collector:
         """Nothing to end."""
 
 
-def _ask(
-    args: argparse.Namespace, request: Message, collect: "Callable[[Message], None] | None" = None
-) -> int:
-    """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once."""
+def ask(
+    args: argparse.Namespace, request: Message, collect: "Callable[[Message], None] | None" = None,
+    *, until_copies: bool = False,
+) -> int:  # fmt: skip
+    """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once.
+
+    With `until_copies` the backup alone is waited for: what is copied after it goes on without us.
+    """
     with Channel(connect(resolve(args), args)) as channel:
-        # Who is turned away at the door finds it shut, and the reason lying there.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            channel.send(request)
+        _send(channel, request)
         # Imported only now, and politely: the rooms start meanwhile, and need the processors.
-        os.nice(NICENESS)
+        with contextlib.suppress(PermissionError):  # started by a unit that may not
+            os.nice(NICENESS)
         from capkeep.report.terminal import display
 
         shown = _Collector(collect) if collect else display(
             as_json=args.json, full_proof=getattr(args, "proof", False)
         )  # fmt: skip
-        _stop_on_interrupt(channel)
         code: int | None = None
+        made: int | None = None  # of the backup that has ended
         try:
             for message in _until_gone(channel):
                 if message.get("event") == "result":
                     raise _turned_away(message)
+                if until_copies and made is not None and message.get("action") == "copy":
+                    code = made
+                    break
                 shown.handle(message)
+                found = message.get("exit_code")
+                if message.get("event") == "end":
+                    made = found if isinstance(found, int) else EXIT_FAILED
                 if message.get("event") == "done":
-                    found = message.get("exit_code")
                     code = found if isinstance(found, int) else EXIT_FAILED
                     break
         finally:
@@ -150,6 +183,18 @@ def _until_gone(channel: Channel) -> "Iterator[Message]":
         return
 
 
+def _send(channel: Channel, request: Message) -> None:
+    """Ask; there is no moment at which Ctrl-C would leave a run behind that nobody has stopped."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        # Who is turned away at the door finds it shut, and the reason lying there.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(request)
+        _stop_on_interrupt(channel)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 def _stop_on_interrupt(channel: Channel) -> None:
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -166,6 +211,9 @@ def connect(places: Places, args: argparse.Namespace) -> socket.socket:
     Raises RefusedError, each cause with its own hint.
     """
     path = places.runner_socket
+    knocked = early.opened(path)
+    if knocked is not None:
+        return knocked
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(path)
@@ -194,8 +242,14 @@ def _open_doors(places: Places, args: argparse.Namespace) -> None:
     from capkeep.host.files import open_log
     from capkeep.kernel.process import python, spawn
     from capkeep.plan.load import load_plan
+    from capkeep.plan.model import Starter
 
     plan = load_plan(places)
+    if plan.starter is Starter.SYSTEMD:
+        raise RefusedError(
+            f"systemd does not listen on {places.runner_socket}",
+            hint=f"systemctl start {plan.name}-runner.socket; `capkeep audit` tells what is wrong",
+        )
     where = ["--user"] if args.user else []
     where += ["--prefix", os.path.abspath(args.prefix)] if args.prefix else []
     make_run_directories(plan)

@@ -6,7 +6,7 @@ import sys
 import time
 
 from capkeep.cli.places import resolve
-from capkeep.errors import UsageError
+from capkeep.errors import CapkeepError, UsageError
 from capkeep.plan.places import Places
 
 TYPE_CHECKING = False
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from capkeep.records.model import Run
     from capkeep.records.reader import RecordReader
+    from capkeep.report.status import Overview
     from capkeep.report.style import Style
+    from capkeep.report.times import NextTimes
 
 HISTORY_LIMIT = 20
 
@@ -26,9 +28,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "status",
         help="how every job is",
         epilog="Exit code for monitoring: 0 every job is fresh, 3 nothing is worse than partial,"
-        " 1 something failed, is late or has never run.",
+        " 1 something failed, was missed, is late or has never run.",
     )
     status.add_argument("jobs", nargs="*", metavar="JOB", help="default: every job")
+    status.add_argument(
+        "--nagios", action="store_true",
+        help="one line and the exit codes of a Nagios plugin: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN",
+    )  # fmt: skip
     status.set_defaults(handler=_status)
     history = commands.add_parser("history", help="past runs, the last one first")
     history.add_argument("job", nargs="?", metavar="JOB", help="default: every job")
@@ -53,30 +59,86 @@ def _positive(text: str) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from capkeep.records.judge import judge
-    from capkeep.records.reader import RecordReader
-    from capkeep.report.status import JobReport, Overview, as_plain, overview_lines
+    if not args.nagios:
+        return _show_status(args)
+    from capkeep.report.nagios import answer, unknown
+
+    try:
+        places = resolve(args)
+        code, line = answer(_overview(args, places, _raw_plan(places)))
+    except (CapkeepError, OSError) as error:
+        code, line = unknown(error)
+    _write([line])
+    return code
+
+
+def _show_status(args: argparse.Namespace) -> int:
+    from capkeep.plan.exported import unexported
+    from capkeep.report.status import as_plain, overview_lines
 
     places = resolve(args)
-    planned = _planned_jobs(places)
+    plan = _raw_plan(places)
+    overview = _overview(args, places, plan)
+    unsaved = unexported(plan, places)
+    if args.json:
+        _write([json.dumps({**as_plain(overview), "keys_not_exported": unsaved})])
+    else:
+        _write([*overview_lines(overview, _style()), *_reminder(unsaved)])
+    return overview.exit_code()
+
+
+def _overview(args: argparse.Namespace, places: Places, plan: object) -> "Overview":
+    from capkeep.records.copies import copied
+    from capkeep.records.drills import proven
+    from capkeep.records.judge import judge, unwatched_verdict
+    from capkeep.records.notices import Notices
+    from capkeep.records.reader import RecordReader
+    from capkeep.records.upkeep import upkeep_of
+    from capkeep.report.status import JobReport, Overview
+
+    raw = _raw_jobs(plan)
+    planned = _promises(raw)
     with RecordReader(places.records) as records:
         known = {status.job: status for status in records.statuses()}
         checks = records.last_steps("check")
-    # Jobs that the plan no longer has are history. Without a plan the record is all there is.
+        undelivered = tuple(n for n in Notices(records).pending() if n.attempts)
+        kept = upkeep_of(records, _rotations(raw or {}), time.time())
+        drills = proven(records, time.time())
+        copies = copied(records)
+    # What the plan no longer has is history. Without a plan the record is all there is.
+    places_now = _repositories(plan)
+    if places_now is not None:
+        checks = tuple(step for step in checks if step.repository in places_now)
+        kept = tuple(one for one in kept if one.repository in places_now)
+    if raw is not None:
+        drills = tuple(one for one in drills if one.repository in _kept_in(raw.get(one.job)))
+        copies = tuple(one for one in copies if one.repository in _copied_into(raw.get(one.job)))
     promises = dict.fromkeys(job for job in known if job) if planned is None else planned
     now = time.time()
+    unwatched = _unwatched(places, raw or {})
     chosen = _chosen(args.jobs, list(promises), known)
     reports = []
     for job in chosen:
         max_age = promises.get(job) or 0
         verdict = judge(job, known.get(job), max_age, now)
-        reports.append(JobReport(verdict, max_age, known.get(job)))
-    overview = Overview(tuple(reports), () if args.jobs else checks, now)
-    if args.json:
-        _write([json.dumps(as_plain(overview))])
-    else:
-        _write(overview_lines(overview, _style()))
-    return overview.exit_code()
+        verdict = unwatched_verdict(verdict, unwatched.get(job))
+        times = _next_times((raw or {}).get(job), now)
+        reports.append(JobReport(verdict, max_age, known.get(job), times))
+    if args.jobs:
+        drills = tuple(one for one in drills if one.job in chosen)
+        copies = tuple(one for one in copies if one.job in chosen)
+        return Overview(tuple(reports), (), now, proven=drills, copies=copies)
+    return Overview(tuple(reports), checks, now, undelivered, kept, drills, copies)
+
+
+def _reminder(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    from capkeep.plan.exported import reminder
+
+    style = _style()
+    text, hint = reminder(names)
+    return ["", style.bad(text), style.dim(f"  {hint}")]
 
 
 def _chosen(asked: list[str], promised: list[str], known: "Mapping[str, object]") -> list[str]:
@@ -90,20 +152,102 @@ def _known_jobs(names: list[str]) -> str:
     return f"known jobs: {', '.join(names)}" if names else "no job is known here yet"
 
 
-def _planned_jobs(places: Places) -> "dict[str, int | None] | None":
-    """Each job of the plan and its max-age in seconds; None if there is no plan to be read.
+def _promises(raw: "dict[str, dict[str, object]] | None") -> "dict[str, int | None] | None":
+    """Each job of the plan and its max-age in seconds; None if there is no plan to be read."""
+    if raw is None:
+        return None
+    ages = {name: job.get("max_age_seconds", 0) for name, job in raw.items()}
+    return {name: age if isinstance(age, int) else 0 for name, age in ages.items()}
 
-    Decoding the whole plan would take longer than all the rest of `status`.
+
+def _next_times(raw: "dict[str, object] | None", now: float) -> "tuple[NextTimes, ...]":
+    """The next time of each schedule of a job; none for a plan of another version."""
+    from capkeep.plan import codec
+    from capkeep.plan.model import Job
+    from capkeep.plan.timetable import timetables
+    from capkeep.report.times import next_times
+
+    try:
+        return next_times(timetables(codec.from_plain(Job, raw)), now, 1) if raw else ()
+    except codec.DecodeError:
+        return ()
+
+
+def _unwatched(places: Places, raw: "dict[str, dict[str, object]]") -> "dict[str, str]":
+    """Jobs with a scheduled run that did not happen while nobody looked for such, and what to say."""
+    own = ("check", "retention", "drill", "copies")
+    tables = [t for job in raw.values() for t in (job, *map(job.get, own))]
+    if not any(table.get("schedule") for table in tables if isinstance(table, dict)):
+        return {}
+    from capkeep.errors import CapkeepError
+    from capkeep.run.watch import find_unwatched
+
+    try:
+        return find_unwatched(places)
+    except (OSError, CapkeepError):
+        return {}  # who may not read all of it sees the rest
+
+
+def _raw_plan(places: Places) -> object:
+    """The plan as it is written; None if there is none to be read.
+
+    Decoding the whole of it would take longer than all the rest of `status`.
     """
     try:
         with open(places.plan, "rb") as file:
-            plan = json.loads(file.read())
-        return {str(job["name"]): int(job.get("max_age_seconds", 0)) for job in plan["jobs"]}
+            return json.loads(file.read())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        print(f"capkeep: the plan cannot be read: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        _complain(error)
         return None
+
+
+def _raw_jobs(plan: object) -> "dict[str, dict[str, object]] | None":
+    """Each job of that plan; None without one."""
+    if plan is None:
+        return None
+    try:
+        return {str(job["name"]): dict(job) for job in plan["jobs"]}  # type: ignore[index]
+    except (ValueError, TypeError, KeyError) as error:
+        _complain(error)
+        return None
+
+
+def _repositories(plan: object) -> "frozenset[str] | None":
+    """Their names; None if no plan says them."""
+    found = plan.get("repositories") if isinstance(plan, dict) else None
+    if not isinstance(found, list):
+        return None
+    return frozenset(str(one.get("name")) for one in found if isinstance(one, dict))
+
+
+def _kept_in(job: "dict[str, object] | None") -> "list[object]":
+    """Where a job of the plan is kept; nowhere if it is none."""
+    found = job.get("repositories") if job else None
+    return found if isinstance(found, list) else []
+
+
+def _copied_into(job: "dict[str, object] | None") -> "list[object]":
+    """Into which repositories a job of the plan is copied."""
+    copies = job.get("copies") if job else None
+    found = copies.get("targets") if isinstance(copies, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _complain(error: Exception) -> None:
+    print(f"capkeep: the plan cannot be read: {error}", file=sys.stderr)
+
+
+def _rotations(jobs: "dict[str, dict[str, object]]") -> "dict[str, int]":
+    """Within how many seconds all data of a repository is to be read: the shortest of its jobs'."""
+    found: dict[str, int] = {}
+    for job in jobs.values():
+        check, names = job.get("check"), job.get("repositories")
+        within = check.get("rotate_seconds", 0) if isinstance(check, dict) else 0
+        for name in names if within and isinstance(names, list) else ():
+            found[str(name)] = min(within, found.get(str(name), within))
+    return found
 
 
 def _history(args: argparse.Namespace) -> int:
@@ -114,7 +258,7 @@ def _history(args: argparse.Namespace) -> int:
     places = resolve(args)
     with RecordReader(places.records) as records:
         if args.job is not None and args.job not in records.jobs():
-            planned = _planned_jobs(places) or {}
+            planned = _raw_jobs(_raw_plan(places)) or {}
             if args.job not in planned:
                 raise UsageError(
                     f"there is no job {args.job!r}", hint=_known_jobs([*records.jobs(), *planned])

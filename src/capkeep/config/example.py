@@ -48,8 +48,33 @@ exclude = ["**/.cache", "**/lost+found", "/var/cache", "/var/tmp"]   # replaces 
 may-miss = ["/home/*/.gvfs"]      # anything else that cannot be read makes a run `partial`
 allow-empty = ["/srv"]            # any other empty include makes a run `partial`
 one-file-system = false
+schedule = ["03:00"]              # several are possible; `capkeep plan` shows the next times
+spread = "30m"                    # begin up to so much later, on each host by another amount
+# on-battery = true               # scheduled runs are left out on battery, unless asked for
+# on-metered = true               # the same for remote repositories over a metered network
 max-shrink = "50%"                # an include that lost more than this is suspect
 tags = ["system"]
+# Databases are dumped before: [dumps.postgresql] and more, see docs/how-to/databases.md
+# Your own commands run before and after: [hooks.NAME], see docs/how-to/hooks.md
+
+# [jobs.system.check]             # after each backup; or schedule = ["Sun 04:00"]
+# read-data = "rotate 30d"        # the next part each time: all data is read every 30 days
+
+# [jobs.system.retention]         # without it everything stays
+# keep-daily = 14                 # `capkeep retention --dry-run` shows what stays, and why
+# keep-weekly = 8
+# keep-monthly = 12
+
+# ---------------------------------------------------------------- who is told
+
+# [notify.mail]                   # then:  capkeep notify test
+# to = "admin@example.org"        # of every run that is not complete, with the log
+# smtp = "mail.example.org:587"
+# user = "backup@example.org"
+# password = { file = "/etc/capkeep/secrets/mail" }
+
+# [notify.healthchecks]           # of every start and end
+# url = { file = "/etc/capkeep/secrets/healthchecks-url" }
 
 # ---------------------------------------------------------------- how
 
@@ -57,4 +82,8 @@ tags = ["system"]
 memory = "8GiB"
 processes = 512
 free-space = "256MiB"
+
+[watch]                           # finds scheduled runs that did not happen
+every = "10m"
+grace = "15m"                     # a run that has not begun so long after its time is missed
 """

@@ -4,11 +4,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from capkeep.config import syntax
+from capkeep.config import schedules, syntax
+from capkeep.config.copies import copies_table
+from capkeep.config.drills import drill_table
 from capkeep.config.mistakes import Place, nearest
 from capkeep.config.model import JobConfig, RepositoryConfig
+from capkeep.config.names import check_names
+from capkeep.config.resources import check_resources
 from capkeep.config.sources import Reader
 from capkeep.config.syntax import kebab
+from capkeep.config.upkeep import check_table, retention_table
 from capkeep.config.validate import Checked
 from capkeep.values import Glob, ValueMistake, check_exclude, parse_glob
 
@@ -35,7 +40,7 @@ class JobTable:
         self.name = name
         self.model = own.model.model_copy(update=update)
 
-    def at(self, field: str, *path: int) -> Place:
+    def at(self, field: str, *path: str | int) -> Place:
         """Where the setting that holds is written, or where it should be."""
         if field in self._inherited:
             return self._inherited[field].at(kebab(field), *path)
@@ -96,6 +101,23 @@ class JobChecker:
             host=model.host,
             timeout_seconds=model.timeout,
             max_age_seconds=model.max_age,
+            schedule=self._schedule(table),
+            check=check_table(table, self._collector),
+            retention=retention_table(table, self._collector),
+            drill=drill_table(table, self._collector, self._repositories),
+            copies=copies_table(
+                table, self._collector, self._repositories, all_read=self._all_read
+            ),
+            notify=tuple(model.notify),
+            dumps=tuple(model.dumps),
+            before=tuple(model.before),
+            after=tuple(model.after),
+            on_success=tuple(model.on_success),
+            on_failure=tuple(model.on_failure),
+            spread_seconds=model.spread,
+            on_battery=model.on_battery,
+            on_metered=model.on_metered,
+            resources=check_resources(model, table.at, table.written, self._collector),
         )
 
     def _repository_names(self, table: JobTable, wrong: frozenset[str]) -> None:
@@ -107,13 +129,14 @@ class JobChecker:
                 "the job has no repository",
                 f'write repositories = ["{first}"]',
             )
-        for i, (name, place) in enumerate(table.entries("repositories", names)):
-            if name in names[:i]:
-                self._collector.mistake(place, f"repository {name} is named twice", "name it once")
-            elif name not in self._repositories and self._all_read:
-                guess = nearest(name, self._repositories)
-                hint = f'did you mean "{guess}"?' if guess else f"define [repositories.{name}]"
-                self._collector.mistake(place, f"there is no repository {name!r}", hint)
+        check_names(
+            table.entries("repositories", names),
+            "repository",
+            "repositories",
+            self._repositories,
+            self._collector,
+            all_read=self._all_read,
+        )
 
     def _includes(self, table: JobTable, wrong: frozenset[str]) -> tuple[str, ...]:
         entries = table.entries("include", table.model.include)
@@ -211,6 +234,12 @@ class JobChecker:
         entries = table.entries("may_miss", table.model.may_miss)
         self._each(entries, lambda text: globs.append(parse_glob(text)))
         return tuple(globs)
+
+    def _schedule(self, table: JobTable) -> tuple[str, ...]:
+        entries = table.entries("schedule", table.model.schedule)
+        self._each(entries, schedules.check_calendar)
+        schedules.check_spread(table, self._collector)
+        return tuple(text for text, _ in entries)
 
     def _each(self, entries: Iterable[Entry], parse: Callable[[str], None]) -> None:
         for text, place in entries:

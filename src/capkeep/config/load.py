@@ -3,28 +3,45 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final, Generic, NamedTuple
 
-from capkeep.config import syntax
+from capkeep.config import schedules, syntax
+from capkeep.config.dumps import DumpChecker, all_named, check_dump_names
+from capkeep.config.hooks import HookChecker, check_hook_names, hooks_of
 from capkeep.config.jobs import JobChecker, JobTable
+from capkeep.config.mirrors import MirrorChecker
 from capkeep.config.mistakes import Collector, Mistake, MistakesError, Place
 from capkeep.config.model import (
     Config,
+    DumpConfig,
+    HookConfig,
     HostConfig,
     JobConfig,
     LimitsConfig,
+    NotifyConfig,
     RepositoryConfig,
     Setting,
 )
+from capkeep.config.names import remark_unused
+from capkeep.config.notify import NotifyChecker, check_metrics
 from capkeep.config.repositories import RepositoryChecker, find_program
 from capkeep.config.settings import job_settings, table_settings
 from capkeep.config.sources import Owner, Reader, Source
 from capkeep.config.syntax import NAME_PATTERN
 from capkeep.config.validate import Checked, TableT, check, known_keys, unknown_key
+from capkeep.engines import ENGINES
 
 __all__ = ["Config", "Mistake", "MistakesError", "load"]
 
-ONE_OF: Final = {"repositories": "repository", "jobs": "job"}
+ONE_OF: Final = {
+    "repositories": "repository",
+    "jobs": "job",
+    "notify": "channel",
+    "dumps": "dump",
+    "hooks": "hook",
+}
+SINGLE: Final = ("defaults", "host", "limits", "metrics", "watch")  # tables without names
 NAME_HINT: Final = "use a-z, 0-9, - and _, at most 32, beginning with a letter or digit"
 
 
@@ -52,6 +69,10 @@ class _Loader:
         self.collector = Collector()
         self._directory = directory
         self._owner = Owner(user_mode=user_mode)
+        self._user_mode = user_mode
+        self._dump_names: dict[str, Place] = {}
+        self._streamed: set[str] = set()  # dumps
+        self._hook_names: dict[str, Place] = {}
         self._reader = Reader(directory, self._owner, self.collector)
         self._settings: dict[str, Setting] = {}
 
@@ -63,13 +84,23 @@ class _Loader:
             self._top_level(source)
         host = self._single(sources, ("host",), syntax.Host)
         limits = self._single(sources, ("limits",), syntax.Limits)
-        restic = self._single(sources, ("engines", "restic"), syntax.Engine)
+        watch = self._single(sources, ("watch",), syntax.Watch)
+        engines = {
+            name: self._single(sources, ("engines", name), syntax.Engine)
+            for name in map(syntax.kebab, syntax.Engines.model_fields)
+        }
         defaults = self._single(sources, ("defaults",), syntax.JobDefaults)
-        repositories = self._repositories(sources, restic)
+        repositories = self._repositories(sources, engines)
+        dumps = self._dumps(sources)
+        hooks = self._hooks(sources, host)
         jobs = self._jobs(sources, repositories, defaults, all_read=all_read)
+        notify = self._notify(sources, jobs, all_read=all_read)
+        metrics = self._single(sources, ("metrics",), syntax.Metrics)
         self._whole(sources[0], repositories, jobs, all_read=all_read)
+        self._settings |= table_settings("metrics", syntax.Metrics, metrics)
         self._settings |= table_settings("host", syntax.Host, host)
         self._settings |= table_settings("limits", syntax.Limits, limits)
+        self._settings |= table_settings("watch", syntax.Watch, watch)
         return Config(
             directory=self._directory,
             files=tuple(s.file for s in sources),
@@ -77,8 +108,13 @@ class _Loader:
             jobs=jobs,
             host=_host(host),
             limits=_limits(limits),
+            notify=notify,
+            metrics_directory=check_metrics(metrics.get("directory"), self.collector),
+            watch=schedules.watch(watch, self.collector),
             settings=self._settings,
             remarks=tuple(sorted(self.collector.remarks)),
+            dumps=dumps,
+            hooks=hooks,
         )
 
     # -- tables
@@ -90,7 +126,7 @@ class _Loader:
             if key not in known:
                 self.collector.mistake(source.at(key), *unknown_key(key, known, {}))
             elif not isinstance(value, dict):
-                hint = f"write [{key}]" if key in ("defaults", "host", "limits") else ""
+                hint = f"write [{key}]" if key in SINGLE else ""
                 hint = hint or f"write [{key}.NAME]"
                 self.collector.mistake(source.at(key), "must be a table", hint)
         engines = source.data.get("engines")
@@ -149,17 +185,17 @@ class _Loader:
     # -- repositories and jobs
 
     def _repositories(
-        self, sources: tuple[Source, ...], restic: Mapping[str, Checked[syntax.Engine]]
+        self,
+        sources: tuple[Source, ...],
+        engines: Mapping[str, Mapping[str, Checked[syntax.Engine]]],
     ) -> dict[str, RepositoryConfig | None]:
         tables = self._named(sources, "repositories", syntax.Repository)
-        given = restic.get("program")
-        place = given.at("program") if given else sources[0].at("engines", "restic", "program")
-        written = given.model.program if given else ""
-        program = find_program(written, place, self.collector) if tables else ""
-        self._settings["engines.restic.program"] = Setting(
-            value=program, place=place if given else None
-        )
-        checker = RepositoryChecker(program, self._owner, self.collector)
+        used = {table.model.engine for table, _ in tables.values()}
+        programs = {
+            name: self._program(sources[0], name, given, used=name in used)
+            for name, given in engines.items()
+        }
+        checker = RepositoryChecker(programs, self._owner, self.collector)
         values: dict[str, RepositoryConfig | None] = {}
         for name, (table, wrong) in tables.items():
             value = values[name] = checker.check(name, table, wrong)
@@ -171,6 +207,22 @@ class _Loader:
                     self.collector.mistake(table.at("location"), said, "use one name for it")
         return values
 
+    def _program(
+        self, source: Source, name: str, given: Mapping[str, Checked[syntax.Engine]], *, used: bool
+    ) -> str:
+        """Where an engine's program is; looked for only if a repository needs it."""
+        table = given.get("program")
+        place = table.at("program") if table else source.at("engines", name, "program")
+        written = table.model.program if table else ""
+        program = ""
+        if used:
+            program = find_program(ENGINES[name].traits, written, place, self.collector)
+        if used or table:
+            self._settings[f"engines.{name}.program"] = Setting(
+                value=program or written, place=place if table else None
+            )
+        return program
+
     def _jobs(
         self,
         sources: tuple[Source, ...],
@@ -180,13 +232,17 @@ class _Loader:
         all_read: bool,
     ) -> tuple[JobConfig, ...]:
         checker = JobChecker(repositories, self._reader, all_read=all_read)
+        mirrors = MirrorChecker(repositories, self._streamed, self.collector)
         jobs = []
         rooms: dict[str, str] = {}
         for name, (table, wrong) in self._named(sources, "jobs", syntax.Job).items():
             whole = JobTable(name, table, defaults)
             job = checker.check(whole, wrong)
+            mirrors.check(whole)
+            check_dump_names(whole, self._dump_names, self.collector, all_read=all_read)
+            check_hook_names(whole, self._hook_names, self.collector, all_read=all_read)
             self._settings |= job_settings(whole)
-            jobs.append(job)
+            jobs.append(replace(job, dumps=all_named(job.dumps, self._dump_names)))
             for repository in dict.fromkeys(job.repositories):
                 pair = f"job {name} with repository {repository}"
                 other = rooms.setdefault(f"{name}-{repository}", pair)
@@ -194,6 +250,44 @@ class _Loader:
                     said = f"{pair} would have the same room as {other}"
                     self.collector.mistake(table.at(), said, "rename one of them")
         return tuple(jobs)
+
+    def _notify(
+        self, sources: tuple[Source, ...], jobs: tuple[JobConfig, ...], *, all_read: bool
+    ) -> tuple[NotifyConfig, ...]:
+        checker = NotifyChecker([j.name for j in jobs], self._owner, self.collector)
+        channels = []
+        for name, (table, wrong) in self._named(sources, "notify", syntax.Notify).items():
+            channels.append(checker.check(name, table, wrong, all_read=all_read))
+            fields = dict.fromkeys(table.model.model_fields_set, table)
+            self._settings |= table_settings(f"notify.{name}", syntax.Notify, fields)
+        if all_read:
+            checker.check_jobs(jobs, self._settings, [c.name for c in channels])
+        return tuple(channels)
+
+    def _dumps(self, sources: tuple[Source, ...]) -> tuple[DumpConfig, ...]:
+        checker = DumpChecker(self.collector, user_mode=self._user_mode)
+        dumps = []
+        for name, (table, wrong) in self._named(sources, "dumps", syntax.Dump).items():
+            self._dump_names[name] = table.at()
+            dump = checker.check(name, table, wrong)
+            self._streamed |= {name} if dump and dump.stream else set()
+            dumps += [dump] if dump else []
+            fields = dict.fromkeys(table.model.model_fields_set, table)
+            self._settings |= table_settings(f"dumps.{name}", syntax.Dump, fields)
+        return tuple(dumps)
+
+    def _hooks(
+        self, sources: tuple[Source, ...], host: Mapping[str, Checked[syntax.Host]]
+    ) -> tuple[HookConfig, ...]:
+        prefix = _host(host).user_prefix
+        checker = HookChecker(self.collector, prefix, user_mode=self._user_mode)
+        hooks = []
+        for name, (table, wrong) in self._named(sources, "hooks", syntax.Hook).items():
+            self._hook_names[name] = table.at()
+            hooks.append(checker.check(name, table, wrong))
+            fields = dict.fromkeys(table.model.model_fields_set, table)
+            self._settings |= table_settings(f"hooks.{name}", syntax.Hook, fields)
+        return tuple(hooks)
 
     def _whole(
         self,
@@ -214,10 +308,15 @@ class _Loader:
             hint = "define [jobs.NAME]; `capkeep config example` shows one"
             self.collector.mistake(nowhere, "no job is defined", hint)
         used = {name for job in jobs for name in job.repositories}
+        used |= {name for job in jobs if job.copies for name in job.copies.targets}
         for name in repositories:
             setting = self._settings.get(f"repositories.{name}.location")
             if name not in used and setting and setting.place:
                 self.collector.remark(setting.place, f"no job uses repository {name}")
+        taken = [name for job in jobs for name in job.dumps]
+        remark_unused(self._dump_names, taken, "takes dump", "dumps", self.collector)
+        run = [name for job in jobs for name in hooks_of(job)]
+        remark_unused(self._hook_names, run, "runs hook", "before", self.collector)
 
 
 def _is_name(name: str) -> bool:
@@ -235,7 +334,17 @@ def _host(fields: Mapping[str, Checked[syntax.Host]]) -> HostConfig:
     prefix = fields["user_prefix"].model.user_prefix if "user_prefix" in fields else ""
     prefix = prefix or default.user_prefix
     group = fields["group"].model.group if "group" in fields else ""
-    return HostConfig(user_prefix=prefix, group=group or prefix)
+    start = fields["start"].model.start if "start" in fields else default.start
+    missing = fields["accept_missing"].model.accept_missing if "accept_missing" in fields else []
+    return HostConfig(
+        user_prefix=prefix,
+        group=group or prefix,
+        start=start,
+        accept_missing=tuple(dict.fromkeys(missing)),
+        members_restore=(
+            "members_restore" in fields and fields["members_restore"].model.members_restore
+        ),
+    )
 
 
 def _limits(fields: Mapping[str, Checked[syntax.Limits]]) -> LimitsConfig:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from capkeep.config.mistakes import Mistake, Place
+from capkeep.config.read_data import ReadData
 from capkeep.values import Glob, Location, SecretSource
 
 
@@ -15,21 +16,44 @@ class RepositoryConfig:
     engine: str
     program: str  # absolute path of the engine
     location: Location  # a local one is resolved: no symbolic link in it
-    password: SecretSource
+    password: SecretSource  # an empty one where the engine knows no password
     credentials: tuple[tuple[str, SecretSource], ...] = ()  # environment variables, vault alone
+    keeper_credentials: tuple[tuple[str, SecretSource], ...] = ()  # in place of those, to remove
     environment: tuple[tuple[str, str], ...] = ()
     identity: SecretSource | None = None  # private ssh key
     known_hosts: str = ""
     ca_file: str = ""
     port: int = 0
     region: str = ""
+    remote_path: str = ""  # the engine's program on another machine
     engine_network: bool = False
+    key_exported: bool = False
+    environment_folder: str = ""  # the virtual environment that the program lies in
+    owners: str = "metadata"  # of a mirror's files: "names" and "numbers" are for the disk too
 
     @property
     def secrets(self) -> tuple[SecretSource, ...]:
         """All its secrets, wherever they are used."""
         identity = (self.identity,) if self.identity else ()
-        return (self.password, *(source for _, source in self.credentials), *identity)
+        password = (self.password,) if self.password != SecretSource() else ()
+        credentials = (*self.credentials, *self.keeper_credentials)
+        return (*password, *(source for _, source in credentials), *identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """What a job may take of the machine and the network; 0 or "" is no limit."""
+
+    nice: int
+    io_class: str  # "best-effort", "idle"
+    io_priority: int
+    cpu_percent: int
+    memory_bytes: int
+    upload_bytes: int  # a second
+    download_bytes: int
+    lock_wait_seconds: int
+    retries: int
+    retry_wait_seconds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +73,153 @@ class JobConfig:
     host: str  # "" for the host's own name
     timeout_seconds: int
     max_age_seconds: int  # 0: no promise
+    schedule: tuple[str, ...]  # calendar expressions (systemd.time(7))
+    resources: ResourcesConfig
+    check: "CheckConfig | None" = None
+    retention: "RetentionConfig | None" = None
+    drill: "DrillConfig | None" = None
+    copies: "CopiesConfig | None" = None
+    notify: tuple[str, ...] = ()  # channels that are told of it; none named: all
+    dumps: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()  # names of hooks
+    after: tuple[str, ...] = ()
+    on_success: tuple[str, ...] = ()
+    on_failure: tuple[str, ...] = ()
+    spread_seconds: int = 0
+    on_battery: bool = False
+    on_metered: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """When a job's repositories are checked, and how much of their data is read."""
+
+    after_backup: bool
+    schedule: tuple[str, ...]
+    read_data: ReadData
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionConfig:
+    """Which of a job's snapshots stay, and when the others go. Counts are 0 where not given."""
+
+    last: int
+    hourly: int
+    daily: int
+    weekly: int
+    monthly: int
+    yearly: int
+    within_seconds: int
+    tags: tuple[str, ...]
+    prune: bool
+    after_backup: bool
+    schedule: tuple[str, ...]
+    trust_clock: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrillConfig:
+    """When and how much of a job's snapshots is restored for a moment, and compared."""
+
+    after_backup: bool
+    schedule: tuple[str, ...]
+    sample: int  # files
+    whole: bool  # every file instead
+    max_bytes: int  # restored at a time
+    timeout_seconds: int
+    always: tuple[str, ...]  # paths
+    scratch: str  # "" for the room's own cache
+    old_every: int  # 0: never an old snapshot
+    dumps: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesConfig:
+    """Which of a job's snapshots are copied into further repositories, and when."""
+
+    origin: str  # one of the job's repositories
+    targets: tuple[str, ...]
+    after_backup: bool
+    schedule: tuple[str, ...]
+    last: int  # counts are 0 where not given
+    hourly: int
+    daily: int
+    weekly: int
+    monthly: int
+    yearly: int
+    within_seconds: int
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotifyConfig:
+    """Who is told of runs, and how."""
+
+    name: str
+    kind: str
+    when: str
+    jobs: tuple[str, ...]  # empty: all
+    log: bool
+    retry_seconds: int
+    ca_file: str = ""
+    url: str = ""  # unless it is a secret
+    headers: tuple[tuple[str, str], ...] = ()  # those that are no secrets
+    to: tuple[str, ...] = ()
+    sender: str = ""
+    host: str = ""
+    port: int = 0
+    tls: str = ""
+    user: str = ""
+    program: str = ""
+    files: tuple[str, ...] = ()  # that the program reads
+    secrets: tuple[tuple[str, SecretSource], ...] = ()  # by what they are for: "url", "password", …
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpConfig:
+    """What to write out before a backup, as whom, and how."""
+
+    name: str
+    kind: str
+    user: str
+    databases: tuple[str, ...] = ()  # none: all
+    exclude_databases: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()  # as written: links are followed by host.lent
+    socket: str = ""  # of a directory or a socket; likewise
+    port: int = 5432
+    program: str = ""  # "" where the room chooses by the server's version
+    command: tuple[str, ...] = ()
+    locks: tuple[str, ...] = ()  # files through which it tells a server that it reads
+    timeout_seconds: int = 4 * 3600
+    optional: bool = False
+    stream: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookConfig:
+    """A command before or after a backup, as whom it runs, and all that it may do."""
+
+    name: str
+    command: tuple[str, ...]
+    user: str
+    network: bool = False
+    read: tuple[str, ...] = ()  # as written: links are followed by host.lent
+    write: tuple[str, ...] = ()  # likewise
+    sockets: tuple[str, ...] = ()  # likewise; of sockets or directories
+    capabilities: tuple[str, ...] = ()
+    timeout_seconds: int = 300
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostConfig:
-    """Names of capkeep's users on this host."""
+    """Names of capkeep's users on this host, and who starts its rooms."""
 
     user_prefix: str
     group: str
+    start: str  # "auto", "systemd", "doors"
+    accept_missing: tuple[str, ...]  # of values.MAY_BE_MISSING
+    members_restore: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +232,14 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """How runs that should have happened are found."""
+
+    every_seconds: int
+    grace_seconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All that the configuration says."""
 
@@ -78,8 +249,13 @@ class Config:
     jobs: tuple[JobConfig, ...]
     host: HostConfig
     limits: LimitsConfig
+    watch: WatchConfig
     settings: Mapping[str, "Setting"]  # effective settings by dotted key
+    notify: tuple[NotifyConfig, ...] = ()
+    metrics_directory: str = ""
     remarks: tuple[Mistake, ...] = ()
+    dumps: tuple[DumpConfig, ...] = ()
+    hooks: tuple[HookConfig, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

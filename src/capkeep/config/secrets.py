@@ -5,7 +5,7 @@ import stat
 
 from capkeep.config.mistakes import Collector, Place
 from capkeep.config.sources import Owner
-from capkeep.values import PLAIN_STORES, SEALED_STORES, SecretSource
+from capkeep.values import PLAIN_STORES, SEALED_STORES, SecretSource, given_stores
 
 
 def check_secret(source: SecretSource, place: Place, owner: Owner, collector: Collector) -> None:
@@ -41,7 +41,7 @@ def _check_file(path: str, place: Place, owner: Owner, collector: Collector) -> 
 
 
 def _check_credential(name: str, place: Place, collector: Collector) -> None:
-    stores = PLAIN_STORES + SEALED_STORES
+    stores = PLAIN_STORES + SEALED_STORES + given_stores()
     if any(os.path.lexists(f"{store}/{name}") for store in stores):
         return
     hint = f"make it: systemd-creds encrypt --name={name} - {SEALED_STORES[0]}/{name}"

@@ -7,9 +7,11 @@ from pydantic_core import PydanticUndefined
 
 from capkeep.config.jobs import JobTable
 from capkeep.config.model import Config, Setting
+from capkeep.config.quoting import toml
+from capkeep.config.read_data import ReadData
 from capkeep.config.syntax import Table, kebab
 from capkeep.config.validate import Checked, TableT
-from capkeep.values import SecretSource, format_duration, format_size
+from capkeep.values import SecretSource, format_duration, format_rate, format_size
 
 WHAT: Final = ("repositories", "include", "include_from")  # what a job is about comes first
 PRINTERS: Final = {
@@ -17,7 +19,18 @@ PRINTERS: Final = {
     "free_space": format_size,
     "timeout": format_duration,
     "max_age": format_duration,
+    "keep_within": format_duration,
+    "retry_for": format_duration,
+    "spread": format_duration,
+    "every": format_duration,
+    "grace": format_duration,
     "max_shrink": "{}%".format,
+    "cpu_limit": "{}%".format,
+    "memory_limit": format_size,
+    "upload_limit": format_rate,
+    "download_limit": format_rate,
+    "lock_wait": format_duration,
+    "retry_wait": format_duration,
 }
 
 
@@ -43,7 +56,16 @@ def job_settings(job: JobTable) -> dict[str, Setting]:
     found = {}
     for field in sorted(type(job.model).model_fields, key=lambda f: f not in WHAT):
         value = getattr(job.model, field)
-        if job.written(field) or value not in ("", [], 0):
+        if isinstance(value, Table):
+            for inner in type(value).model_fields:
+                given = inner in value.model_fields_set
+                setting = Setting(
+                    value=_written(inner, getattr(value, inner)),
+                    place=job.at(field, kebab(inner)) if given else None,
+                )
+                if given or setting.value not in ("", [], 0, None, "0s"):
+                    found[f"jobs.{job.name}.{kebab(field)}.{kebab(inner)}"] = setting
+        elif job.written(field) or value not in ("", [], 0, None):
             place = job.at(field) if job.written(field) else None
             setting = Setting(value=_written(field, value), place=place)
             found[f"jobs.{job.name}.{kebab(field)}"] = setting
@@ -73,6 +95,10 @@ def _written(field: str, value: object) -> object:
     """A value as it is written in TOML; a secret is its source."""
     if isinstance(value, SecretSource):
         return {k: list(v) if k == "command" else v for k, v in value._asdict().items() if v}
+    if isinstance(value, ReadData):
+        return value.written()
+    if isinstance(value, list):
+        return [_written(field, item) for item in value]
     printer = PRINTERS.get(field)
     return printer(value) if printer and isinstance(value, int) else value
 
@@ -93,26 +119,7 @@ def as_toml(config: Config) -> str:
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """The table and the key in it: repositories.NAME, jobs.NAME, engines.restic, host, limits."""
+    """The table and the key in it; tables with a name are repositories, jobs, dumps and the like."""
     parts = key.split(".")
-    depth = 2 if parts[0] in ("repositories", "jobs", "engines") else 1
+    depth = 2 if parts[0] in ("repositories", "jobs", "engines", "notify", "dumps", "hooks") else 1
     return ".".join(parts[:depth]), ".".join(parts[depth:])
-
-
-def toml(value: object) -> str:
-    """A value in TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml(v) for v in value) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + " }"
-    return str(value)
-
-
-def text(value: str) -> str:
-    """A text in TOML's quotes."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'

@@ -36,6 +36,7 @@ class Owner:
     """Whose files are to be trusted: root's, and in user mode the user's own."""
 
     def __init__(self, *, user_mode: bool) -> None:
+        self.user_mode = user_mode
         self.uid = os.geteuid() if user_mode else 0
         self.name = "you" if user_mode else "root"
         self.chown = "chown $USER" if user_mode else "chown root:root"

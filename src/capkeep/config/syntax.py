@@ -10,22 +10,30 @@ later, so every key has a default here, and `required` is only told to the schem
 
 import shlex
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
     WithJsonSchema,
+    create_model,
 )
 
+from capkeep.config.mistakes import nearest
+from capkeep.config.read_data import ReadData, read_read_data
+from capkeep.engines import ENGINES
 from capkeep.values import (
+    MAY_BE_MISSING,
     SecretSource,
     ValueMistake,
+    parse_cpu,
     parse_duration,
     parse_percent,
+    parse_rate,
     parse_size,
 )
 
@@ -91,6 +99,21 @@ def read_secret(value: object) -> SecretSource:
     return SecretSource(file=source)
 
 
+def read_text_or_secret(value: object) -> str | SecretSource:
+    """A text that is no secret, or where the secret is."""
+    return value if isinstance(value, str) else read_secret(value)
+
+
+def read_texts(value: object) -> list[str]:
+    """One text, or a list of them."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
+        raise ValueMistake(
+            f"must be a text or a list of texts, not {toml_kind(value)}", 'write "…" or ["…", "…"]'
+        )
+    return texts
+
+
 def _credential(name: str) -> str:
     good = name.isascii() and name.isprintable() and "/" not in name and len(name) < 256
     if not good or name.startswith("."):
@@ -110,6 +133,15 @@ def _command(source: object) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _may_be_missing(name: str) -> str:
+    if name not in MAY_BE_MISSING:
+        guess = nearest(name.removesuffix("="), [n.lower() for n in MAY_BE_MISSING])
+        named = next((n for n in MAY_BE_MISSING if n.lower() == guess), "")
+        hint = f"did you mean {named}?" if named else f"known here: {', '.join(MAY_BE_MISSING)}"
+        raise ValueMistake(f"{name!r} is no directive that rooms may do without", hint)
+    return name
+
+
 _SECRET_SCHEMA: Final = {
     "type": "object",
     "minProperties": 1,
@@ -127,7 +159,22 @@ _SECRET_SCHEMA: Final = {
     },
 }
 
+Directive = Annotated[
+    str, AfterValidator(_may_be_missing), WithJsonSchema({"enum": list(MAY_BE_MISSING)})
+]
 SecretText = Annotated[SecretSource, PlainValidator(read_secret), WithJsonSchema(_SECRET_SCHEMA)]
+TextOrSecret = Annotated[
+    str | SecretSource,
+    PlainValidator(read_text_or_secret),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _SECRET_SCHEMA]}),
+]
+Texts = Annotated[
+    list[str],
+    PlainValidator(read_texts),
+    WithJsonSchema({
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    }),
+]  # fmt: skip
 SizeText = Annotated[
     int,
     BeforeValidator(_text(parse_size, "a size", "8GiB")),
@@ -143,13 +190,28 @@ PercentText = Annotated[
     BeforeValidator(_text(parse_percent, "a percentage", "50%")),
     WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,3}%$"}),
 ]
+ReadDataText = Annotated[
+    ReadData,
+    PlainValidator(read_read_data),
+    WithJsonSchema({"type": "string", "examples": ["10%", "5G", "all", "rotate 30d"]}),
+]
+RateText = Annotated[
+    int,
+    BeforeValidator(_text(parse_rate, "a rate", "2MiB/s")),
+    WithJsonSchema({"type": "string", "examples": ["512KiB/s", "2MiB/s"]}),
+]
+CpuText = Annotated[
+    int,
+    BeforeValidator(_text(parse_cpu, "a percentage of one processor", "150%")),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,6}%$"}),
+]
 NAME_PATTERN: Final = "^[a-z0-9][a-z0-9_-]{0,31}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 def kebab(field: str) -> str:
     """The key as it is written in TOML."""
-    return field.replace("_", "-")
+    return field.removesuffix("_").replace("_", "-")
 
 
 class Table(BaseModel):
@@ -162,28 +224,33 @@ class Options(Table):
     """How a remote location is reached."""
 
     identity: SecretText = Field(
-        default_factory=SecretSource, description="sftp: the private ssh key"
+        default_factory=SecretSource, description="sftp, ssh: the private ssh key"
     )
     known_hosts: str = Field(
-        default="", description="sftp: file with the host's key, as ssh-keyscan prints it"
+        default="", description="sftp, ssh: file with the host's key, as ssh-keyscan prints it"
     )
     ca_file: str = Field(
         default="", description="s3, rest: certificate authority that signed the server's (PEM)"
     )
-    port: int = Field(default=0, ge=0, le=65535, description="sftp: port, 22 unless set")
+    port: int = Field(default=0, ge=0, le=65535, description="sftp, ssh: port, 22 unless set")
     region: str = Field(default="", description="s3: region, where the endpoint needs one")
+    remote_path: str = Field(
+        default="", description='ssh: the engine\'s program there, "borg" unless set: "borg-1.4"'
+    )
 
 
 class Repository(Table):
     """Where snapshots live."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["engine", "location", "password"]})
+    model_config = ConfigDict(json_schema_extra={"required": ["engine", "location"]})
 
-    engine: str = Field(default="", description="The program that makes snapshots: restic")
+    engine: str = Field(
+        default="", description="The program that makes snapshots: restic, borg or rdiff-backup"
+    )
     location: str = Field(
         default="",
         description="/path, sftp:user@host:/path, s3:https://host/bucket, rest:https://host/name,"
-        " rclone:remote:path; b2:, azure:, gs:, swift: with engine-network",
+        " rclone:remote:path; of borg ssh://user@host/path; b2:, azure:, gs:, swift: with engine-network",
     )
     password: SecretText = Field(
         default_factory=SecretSource, description="The repository's password"
@@ -191,14 +258,129 @@ class Repository(Table):
     credentials: dict[str, SecretText] = Field(
         default_factory=dict, description="Secret environment variables, for the vault alone"
     )
+    keeper_credentials: dict[str, SecretText] = Field(
+        default_factory=dict,
+        description="Others for the keeper's vault, where the usual ones may only add",
+    )
     environment: dict[str, str] = Field(
         default_factory=dict, description="Environment variables that are no secrets"
     )
     options: Options = Field(default_factory=Options, description="ssh and TLS settings")
+    owners: Literal["metadata", "names", "numbers"] = Field(
+        default="metadata",
+        description="rdiff-backup: whom the mirror's files belong to: the vault, with their owners in"
+        " the metadata; or their owners, by the names or by the numbers that these have",
+    )
+    key_exported: bool = Field(
+        default=False,
+        description="The password is kept elsewhere too: do not remind of `capkeep key export`",
+    )
     engine_network: bool = Field(
         default=False,
         description="Give the engine itself the network and the credentials: no vault between",
     )
+
+
+class Check(Table):
+    """Whether a job's repositories are whole, and how much of their data is read to know it."""
+
+    after_backup: bool | None = Field(
+        default=None, description="After each backup; unless set: if there is no schedule"
+    )
+    schedule: list[str] = Field(
+        default_factory=list, description="When to check: calendar expressions of systemd.time(7)"
+    )
+    read_data: ReadDataText = Field(
+        default=ReadData(),
+        description='How much data is read: "" (structure only), "10%", "5G", "all", or'
+        ' "rotate 30d": each check reads the next part, so that all is read every 30 days',
+    )
+
+
+class Retention(Table):
+    """Which of a job's snapshots stay; without a keep-… all do."""
+
+    keep_last: int = Field(default=0, ge=0, description="The newest")
+    keep_hourly: int = Field(default=0, ge=0, description="The newest of each of so many hours")
+    keep_daily: int = Field(default=0, ge=0, description="… of so many days")
+    keep_weekly: int = Field(default=0, ge=0, description="… of so many weeks")
+    keep_monthly: int = Field(default=0, ge=0, description="… of so many months")
+    keep_yearly: int = Field(default=0, ge=0, description="… of so many years")
+    keep_within: DurationText = Field(
+        default=0, description="All that are not this much older than the newest"
+    )
+    keep_tags: list[str] = Field(default_factory=list, description="All with one of these tags")
+    prune: bool = Field(default=True, description="Remove data that no snapshot needs any more")
+    after_backup: bool | None = Field(
+        default=None, description="After each complete backup; unless set: if there is no schedule"
+    )
+    schedule: list[str] = Field(
+        default_factory=list, description="When: calendar expressions of systemd.time(7)"
+    )
+    trust_clock: bool = Field(
+        default=False,
+        description="Remove snapshots though nothing keeps this host's clock right",
+    )
+
+
+class Drill(Table):
+    """How much of a job's snapshots is restored for a moment, and compared with what it should be."""
+
+    after_backup: bool = Field(default=False, description="After each complete backup too")
+    schedule: list[str] = Field(
+        default_factory=list, description="When: calendar expressions of systemd.time(7)"
+    )
+    sample: int = Field(
+        default=200, ge=1, le=100_000, description="Files, chosen anew each time by size and age"
+    )
+    depth: Literal["sample", "all"] = Field(default="sample", description='"all": every file')
+    max_size: SizeText = Field(
+        default=1 << 30, description="Restored at a time; larger files are left out of samples"
+    )
+    timeout: DurationText = Field(
+        default=6 * 3600, description="A drill that takes longer is stopped"
+    )
+    always: list[str] = Field(
+        default_factory=list,
+        description="Paths that every drill restores, with all that is below them",
+    )
+    scratch: str = Field(
+        default="", description="Directory below which to restore; else the prover's own cache"
+    )
+    old_snapshots: int = Field(
+        default=4, ge=0, description="Of so many drills one takes an older snapshot; 0: none"
+    )
+    dumps: bool = Field(
+        default=True,
+        description="Databases in the job's dumps are opened and counted too (sqlite)",
+    )
+
+
+class Copies(Table):
+    """Into which further repositories a job's snapshots are copied; without a keep-… all are."""
+
+    repository: str = Field(
+        default="", description="Which of the job's repositories is copied from; else its first"
+    )
+    into: list[str] = Field(
+        default_factory=list, description="Names of repositories of the same engine"
+    )
+    after_backup: bool | None = Field(
+        default=None, description="After each complete backup; unless set: if there is no schedule"
+    )
+    schedule: list[str] = Field(
+        default_factory=list, description="When: calendar expressions of systemd.time(7)"
+    )
+    keep_last: int = Field(default=0, ge=0, description="The newest")
+    keep_hourly: int = Field(default=0, ge=0, description="The newest of each of so many hours")
+    keep_daily: int = Field(default=0, ge=0, description="… of so many days")
+    keep_weekly: int = Field(default=0, ge=0, description="… of so many weeks")
+    keep_monthly: int = Field(default=0, ge=0, description="… of so many months")
+    keep_yearly: int = Field(default=0, ge=0, description="… of so many years")
+    keep_within: DurationText = Field(
+        default=0, description="All that are not this much older than the newest"
+    )
+    keep_tags: list[str] = Field(default_factory=list, description="All with one of these tags")
 
 
 class JobDefaults(Table):
@@ -227,6 +409,72 @@ class JobDefaults(Table):
     max_age: DurationText = Field(
         default=0, description="The last complete run must not be older than this"
     )
+    schedule: list[str] = Field(
+        default_factory=list,
+        description='When to run: calendar expressions of systemd.time(7), such as "00:00" or'
+        ' "Sun 04:00"',
+    )
+    spread: DurationText = Field(
+        default=0,
+        description="Scheduled runs begin up to so much later, by as much every time on one host",
+    )
+    on_battery: bool = Field(default=False, description="Scheduled runs also on battery")
+    on_metered: bool = Field(
+        default=False,
+        description="Scheduled runs into remote repositories also over a metered network",
+    )
+    check: Check | None = Field(default=None, description="When and how repositories are checked")
+    retention: Retention | None = Field(default=None, description="Which snapshots stay")
+    drill: Drill | None = Field(default=None, description="Restores that are compared")
+    copies: Copies | None = Field(
+        default=None, description="Into which further repositories its snapshots are copied"
+    )
+    notify: list[str] = Field(
+        default_factory=list, description="Channels that are told of its runs; all unless set"
+    )
+    nice: int = Field(
+        default=0, ge=0, le=19, description="How much the reader steps back for others: nice(1)"
+    )
+    io_class: Literal["", "best-effort", "idle"] = Field(
+        default="", description="The reader's turn at the disk: ionice(1)"
+    )
+    io_priority: int = Field(
+        default=4, ge=0, le=7, description="Within best-effort: 0 comes first, 7 last"
+    )
+    cpu_limit: CpuText = Field(
+        default=0, description="Processor time of the reader: percent of one processor"
+    )
+    memory_limit: SizeText = Field(
+        default=0, description="Memory of the reader: of each process, and under systemd of all"
+    )
+    upload_limit: RateText = Field(
+        default=0, description="Bytes per second into each of the job's repositories"
+    )
+    download_limit: RateText = Field(
+        default=0, description="Bytes per second out of each of the job's repositories"
+    )
+    before: list[str] = Field(
+        default_factory=list, description="Hooks that run before everything else of a backup"
+    )
+    after: list[str] = Field(
+        default_factory=list,
+        description="Hooks that run when all has been read, whatever came of it",
+    )
+    on_success: list[str] = Field(
+        default_factory=list, description="Hooks that run at the end of a complete backup"
+    )
+    on_failure: list[str] = Field(
+        default_factory=list, description="Hooks that run at the end of any other backup"
+    )
+    lock_wait: DurationText = Field(
+        default=0, description="Wait so long for another run, or a locked repository, to end"
+    )
+    retries: int = Field(
+        default=0, ge=0, le=20, description="Try again so often when a repository is out of reach"
+    )
+    retry_wait: DurationText = Field(
+        default=30, description="Before the first of these tries; twice as long before each next"
+    )
 
 
 class Job(JobDefaults):
@@ -237,6 +485,142 @@ class Job(JobDefaults):
         default_factory=list, description="Files with one absolute path a line"
     )
     allow_empty: list[str] = Field(default_factory=list, description="Includes that may be empty")
+    dumps: list[str] = Field(
+        default_factory=list,
+        description='Names of dumps, taken before every backup and part of it; "*" for all there are',
+    )
+
+
+class Dump(Table):
+    """What a server holds, written out before a backup by a room of its own."""
+
+    kind: str = Field(
+        default="",
+        description="postgresql, mariadb, mysql, sqlite, redis, valkey, ldap or command; the table's"
+        " name unless set",
+    )
+    user: str = Field(
+        default="",
+        description="Whom the room runs as; as Debian's package of the server unless set, and for"
+        " sqlite the file's owner",
+    )
+    databases: list[str] = Field(
+        default_factory=list, description="postgresql, mariadb, mysql: these only; else all"
+    )
+    exclude_databases: list[str] = Field(
+        default_factory=list, description="postgresql, mariadb, mysql: all but these"
+    )
+    paths: list[str] = Field(
+        default_factory=list,
+        description="sqlite: the databases; ldap, command: what the room may read beside programs",
+    )
+    socket: str = Field(
+        default="",
+        description="The server's unix socket; postgresql: its directory; command: what it may reach",
+    )
+    port: int = Field(
+        default=5432, ge=1, le=65535, description="postgresql: the number in its socket's name"
+    )
+    program: str = Field(
+        default="", description="Absolute path of what makes the dump; else Debian's"
+    )
+    command: list[str] = Field(
+        default_factory=list,
+        description="command: a program and its arguments; what it prints is kept",
+    )
+    timeout: DurationText = Field(
+        default=4 * 3600, description="A dump that takes longer is stopped"
+    )
+    optional: bool = Field(default=False, description="A dump that fails does not fail the run")
+    stream: bool = Field(
+        default=False,
+        description="Straight into the repositories, as snapshots of its own, without touching the disk",
+    )
+
+
+class Hook(Table):
+    """A command of the administrator's, in a room of its own with nothing but what is stated here."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["command"]})
+
+    command: list[str] = Field(
+        default_factory=list, description="A program by its absolute path, and its arguments"
+    )
+    user: str = Field(
+        default="", description="Whom it runs as: a user that is there already, never root"
+    )
+    network: bool = Field(default=False, description="It has the network")
+    read: list[str] = Field(
+        default_factory=list, description="What it sees beside the system's programs"
+    )
+    write: list[str] = Field(
+        default_factory=list, description="Where it may write, as far as its user may"
+    )
+    sockets: list[str] = Field(
+        default_factory=list, description="Unix sockets, or directories of them, that it may reach"
+    )
+    capabilities: list[str] = Field(
+        default_factory=list,
+        description="CAP_DAC_READ_SEARCH: it reads what it sees, whoever's that is",
+    )
+    timeout: DurationText = Field(default=300, description="If it takes longer it has failed")
+    optional: bool = Field(default=False, description="If it fails the run has not")
+
+
+class Notify(Table):
+    """Who is told of runs, and how."""
+
+    kind: Literal["", "mail", "healthchecks", "webhook", "ntfy", "apprise"] = Field(
+        default="", description="How; unless set, the table's name says it"
+    )
+    when: Literal["", "failure", "always", "change"] = Field(
+        default="", description="Of which runs: failure unless set; healthchecks: always"
+    )
+    jobs: list[str] = Field(default_factory=list, description="Of which jobs; all unless set")
+    log: bool = Field(default=True, description="mail, healthchecks: the log goes along")
+    retry_for: DurationText = Field(
+        default=600, description="For so long it is tried; then again with the next run"
+    )
+    ca_file: str = Field(
+        default="", description="Certificate authority that signed the server's (PEM)"
+    )
+    to: Texts = Field(default_factory=list, description="mail: whom to write to")
+    from_: str = Field(default="", description="mail: the sender; capkeep@HOST unless set")
+    smtp: str = Field(
+        default="", description="mail: host:port of the server, localhost:25 unless set"
+    )
+    tls: Literal["", "starttls", "tls", "none"] = Field(
+        default="",
+        description="mail: unless set, tls on port 465, none to this host itself, else starttls",
+    )
+    user: str = Field(default="", description="mail: log in as")
+    password: SecretText = Field(
+        default_factory=SecretSource, description="mail: the password of that user"
+    )
+    sendmail: str = Field(
+        default="", description="mail: a program that takes mail as sendmail does, such as msmtp"
+    )
+    sendmail_files: list[str] = Field(
+        default_factory=list, description="mail: files that this program reads"
+    )
+    url: TextOrSecret = Field(
+        default="", description="healthchecks, webhook, ntfy: where to; a secret, or a text"
+    )
+    headers: dict[str, TextOrSecret] = Field(
+        default_factory=dict, description="webhook, ntfy: more header fields; secrets, or texts"
+    )
+    token: SecretText = Field(default_factory=SecretSource, description="ntfy: the access token")
+    urls: list[SecretText] = Field(
+        default_factory=list, description="apprise: where to, as Apprise writes it"
+    )
+
+
+class Metrics(Table):
+    """Numbers for monitoring."""
+
+    directory: str = Field(
+        default="", description="Where node_exporter's textfile collector looks for capkeep.prom"
+    )
 
 
 class Host(Table):
@@ -252,6 +636,21 @@ class Host(Table):
         pattern="^([a-z_][a-z0-9_-]{0,31})?$",
         description="Group whose members may ask for runs; the prefix unless set",
     )
+    start: Literal["auto", "systemd", "doors"] = Field(
+        default="auto",
+        description="Who starts the rooms: systemd's sockets, or `capkeep doors`; auto is systemd"
+        " where it runs this host, unless below --prefix",
+    )
+    accept_missing: list[Directive] = Field(
+        default_factory=list,
+        description="systemd's directives that this host cannot give, and that rooms may do without;"
+        " every record says so",
+    )
+    members_restore: bool = Field(
+        default=False,
+        description="Whether members of the group may list and restore, by themselves, what they could"
+        " read on this host when it was backed up",
+    )
 
 
 class Limits(Table):
@@ -264,6 +663,15 @@ class Limits(Table):
     )
 
 
+class Watch(Table):
+    """How runs that should have happened are found."""
+
+    every: DurationText = Field(default=600, description="How often is looked")
+    grace: DurationText = Field(
+        default=900, description="A run that has not begun so long after its time is missed"
+    )
+
+
 class Engine(Table):
     """An engine on this host."""
 
@@ -272,10 +680,15 @@ class Engine(Table):
     )
 
 
-class Engines(Table):
-    """The engines on this host."""
-
-    restic: Engine = Field(default_factory=Engine)
+if TYPE_CHECKING:
+    Engines = Table
+else:
+    Engines = create_model(
+        "Engines", __base__=Table, __doc__="The engines on this host.",
+        **{
+            name.replace("-", "_"): (Engine, Field(default_factory=Engine)) for name in ENGINES
+        },
+    )  # fmt: skip
 
 
 class Document(Table):
@@ -283,7 +696,12 @@ class Document(Table):
 
     repositories: dict[Name, Repository] = Field(default_factory=dict)
     jobs: dict[Name, Job] = Field(default_factory=dict)
+    dumps: dict[Name, Dump] = Field(default_factory=dict)
+    hooks: dict[Name, Hook] = Field(default_factory=dict)
     defaults: JobDefaults = Field(default_factory=JobDefaults)
+    notify: dict[Name, Notify] = Field(default_factory=dict)
+    metrics: Metrics = Field(default_factory=Metrics)
     host: Host = Field(default_factory=Host)
     limits: Limits = Field(default_factory=Limits)
+    watch: Watch = Field(default_factory=Watch)
     engines: Engines = Field(default_factory=Engines)

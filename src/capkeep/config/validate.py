@@ -15,7 +15,16 @@ from pydantic_core import ErrorDetails
 from capkeep.config.mistakes import Collector, Place, nearest
 from capkeep.config.positions import Path
 from capkeep.config.sources import Source
-from capkeep.config.syntax import SOURCE_HINT, Options, Table, kebab, toml_kind
+from capkeep.config.syntax import (
+    SOURCE_HINT,
+    Check,
+    Copies,
+    Options,
+    Retention,
+    Table,
+    kebab,
+    toml_kind,
+)
 from capkeep.values import ValueMistake
 
 TableT = TypeVar("TableT", bound=Table)
@@ -131,14 +140,25 @@ def _sentence(detail: ErrorDetails, kind: type[Table]) -> tuple[str, str]:
     if isinstance(error, ValueMistake):
         return error.problem, error.hint
     if detail["type"] == "extra_forbidden":
-        inner = Options if len(detail["loc"]) > 1 else kind
+        inner = _inner(kind, detail["loc"])
         return unknown_key(key, known_keys(inner), elsewhere(inner))
     if detail["type"] in _EXPECTED:
         what, hint = _EXPECTED[detail["type"]]
-        if detail["loc"] and str(detail["loc"][0]) == "credentials":
+        if detail["loc"] and str(detail["loc"][0]) in ("credentials", "keeper-credentials"):
             hint = SOURCE_HINT
         return f"must be {what}, not {toml_kind(detail['input'])}", hint
     return _outside(detail)
+
+
+def _inner(kind: type[Table], location: tuple[str | int, ...]) -> type[Table]:
+    """The model of the table in which a key is."""
+    inside: dict[str, type[Table]] = {
+        "options": Options,
+        "check": Check,
+        "retention": Retention,
+        "copies": Copies,
+    }
+    return inside.get(str(location[0]), Options) if len(location) > 1 else kind
 
 
 def _outside(detail: ErrorDetails) -> tuple[str, str]:

@@ -20,10 +20,67 @@ class Call(NamedTuple):
     """Which program, on which repository, with which places of its own."""
 
     program: str  # absolute path
-    repository: str  # as the engine understands it: "rest:http://127.0.0.1:4711/", "/srv/repo"
+    repository: str  # as the engine understands it, such as "/srv/repo"; not used with a relay
     cache_dir: str  # writable, lasting; also the engine's HOME
     tmp_dir: str  # writable
     password: str
+    # A program, with arguments, whose standard input and output lead to the repository.
+    relay: tuple[str, ...] = ()
+    upload_bytes: int = 0  # a second, where the engine itself keeps the pace; 0 for no limit
+    download_bytes: int = 0
+    interpreter: tuple[str, ...] = ()  # of a program that is a script
+    tools: str = ""  # directory of our own programs for such interpreters: `guest`
+    origin: bool = False  # by the relay the repository that is copied from is meant
+    unlocked: bool = False  # for who only looks: leave no lock, where the engine can do without
+
+
+class Remote(NamedTuple):
+    """How an engine's own program serves a repository on another machine, over what ssh connects."""
+
+    words: tuple[str, ...]  # after the program's name
+    hello: bytes  # what a client says first; nobody but that program answers it
+
+
+class Traits(NamedTuple):
+    """What is true of an engine, whatever its version: for the configuration and for rooms."""
+
+    program: str  # the name of its file in /usr/bin
+    package: str  # Debian's
+    schemes: tuple[str, ...]  # kinds of location that it can have here
+    # Environment variables that would contradict the configuration, and the key that says the same.
+    own_variables: tuple[tuple[str, str], ...] = ()
+    password: bool = True  # its repositories have one
+    script: bool = False  # a program for an interpreter, which keeps descriptors from its children
+    paced_by_vault: bool = True  # else it is asked to keep the pace itself
+    side_by_side: bool = True  # several calls at a time can work on a repository
+    named_by_id: bool = True  # its commands take an id, enough of its beginning, or "latest"
+    drills: bool = False  # restores of a few files with all that can be compared are known to work
+    prunes_apart: bool = False  # data goes by `prune`, after `forget`
+    mtime_digits: int = 9  # of a second that `ls` tells
+    oldest_go_first: bool = False  # no snapshot can be removed while an older one stays
+    many_keys: bool = True  # several passwords can open a repository
+    only_here: str = ""  # why its repositories must be local
+    owners_on_disk: bool = False  # its repository can be files that belong to their owners
+    finds_everywhere: bool = True  # `find` searches all snapshots in one call
+    copies: bool = False  # it copies snapshots from one repository into another
+    remote: Remote | None = None  # of engines with "ssh" among their schemes
+    in_place: bool = False  # it is known to restore a path to where it was, and nothing beside it
+
+
+class Served(NamedTuple):
+    """What a vault is to serve by a program of the engine's, over that program's input and output."""
+
+    program: str  # absolute path
+    interpreter: tuple[str, ...]  # of a program that is a script
+    tools: str  # directory of our own programs for such interpreters: `guest`
+    path: str  # the repository's directory
+    admin: bool  # whether things may be removed
+    folder: str  # writable and lasting, of this repository's vaults alone; also HOME
+    report: int  # descriptor to tell on, in lines of JSON: {"stored": N}, {"failure": …, "text": …}
+    owners: str = ""  # plan.model.Repository.owners
+    # Descriptor that leads to the engine's program on another machine, which has been greeted; of it
+    # is told {"open": true} when it has answered, {"lost": TEXT} when it has gone.
+    server: int = -1
 
 
 class Selection(Protocol):
@@ -55,6 +112,7 @@ class Command(NamedTuple):
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    cwd: str = ""  # "" is the machine's "/", wherever the room shows it
 
 
 class Abilities(NamedTuple):
@@ -179,6 +237,14 @@ class Snapshot(NamedTuple):
     program: str = ""  # such as "restic 0.18.0"; "" from versions that do not note it
     files: int = 0  # 0: not noted
     bytes: int = 0
+    name: str = ""  # what the engine's commands call it, if that is not its id
+    original: str = ""  # of a copy: the id of what it was first made as, in another repository
+    tree: str = ""  # the engine's name for all that it holds, where a copy has the same one
+
+    @property
+    def word(self) -> str:
+        """What to call it by, towards the engine."""
+        return self.name or self.id
 
 
 class Entry(NamedTuple):
@@ -186,7 +252,7 @@ class Entry(NamedTuple):
 
     path: str
     kind: str  # "file", "dir", "symlink", "fifo", "chardev", "dev", "socket"
-    size: int
+    size: int  # -1 where the engine does not say: of a hard link's other names
     mode: int  # as st_mode without the file type: 0o4755
     uid: int
     gid: int
@@ -205,6 +271,16 @@ class Change(NamedTuple):
 
     path: str
     modifier: str  # "+", "-", "M" content, "T" type, "U" metadata only, "?" bit rot; or several
+
+
+class Key(NamedTuple):
+    """One of the passwords that open a repository, by what is not secret of it."""
+
+    id: str  # whole, or its first 8 digits from versions that say no more
+    current: bool  # the one that this very call used
+    user: str
+    host: str
+    created: str  # as the engine writes it
 
 
 class DiffTotals(NamedTuple):
@@ -252,6 +328,10 @@ class Engine(Protocol):
     """A program that makes snapshots. Every method is pure; commands are for one call each."""
 
     name: str
+    traits: Traits
+
+    def server(self, place: Served) -> Command | None:
+        """What serves a repository in a vault; None where capkeep speaks the engine's protocol."""
 
     def version(self, call: Call) -> Command: ...
     def abilities(self, output: bytes) -> Abilities:
@@ -261,24 +341,41 @@ class Engine(Protocol):
         """Make an empty repository."""
 
     def backup(
-        self, call: Call, what: Selection, *, dry_run: bool = False, parent: str = ""
+        self,
+        call: Call,
+        what: Selection,
+        *,
+        dry_run: bool = False,
+        parent: str = "",
+        watch: tuple[str, ...] = (),
     ) -> Command:
-        """Make a snapshot. An empty parent lets the engine choose."""
+        """Make a snapshot. An empty parent lets the engine choose; `watch` as in `read_backup`."""
+
+    def backup_stream(self, call: Call, path: str, what: Selection) -> Command:
+        """Make a snapshot of what comes on its standard input, as one file of that path.
+
+        It makes none when it is killed before its input ends.
+        """
 
     def literal(self, path: str) -> str:
         """An exclude pattern that means this path, whatever characters it has, and what is below."""
 
-    def check(self, call: Call, *, read_data: str = "") -> Command:
-        """Check a repository; `read_data` is how much content: "", "all", "10%", "1/7", "5G"."""
+    def check(self, call: Call, *, read_data: str = "", lock: bool = True) -> Command:
+        """Check a repository; `read_data` is how much content: "", "all", "10%", "1/7", "5G".
 
-    def snapshots(self, call: Call) -> Command: ...
+        Without a lock (here and below) only while nobody else can remove anything.
+        """
+
+    def snapshots(self, call: Call, *, lock: bool = True) -> Command: ...
     def ls(self, call: Call, snapshot: str, paths: tuple[str, ...] = ()) -> Command:
         """List a snapshot, wholly or what is directly in the given directories."""
 
     def find(self, call: Call, pattern: str, *, snapshots: tuple[str, ...] = ()) -> Command:
         """Search for names, or for paths if the pattern begins with a slash."""
 
-    def diff(self, call: Call, old: str, new: str, *, metadata: bool = False) -> Command: ...
+    def diff(
+        self, call: Call, old: str, new: str, *, metadata: bool = False, lock: bool = True
+    ) -> Command: ...
     def restore(
         self,
         call: Call,
@@ -295,8 +392,20 @@ class Engine(Protocol):
         `sparse` and `keep_existing` need the ability of that name.
         """
 
-    def forget(self, call: Call, snapshots: tuple[str, ...]) -> Command:
-        """Remove snapshots; their data stays until `prune`."""
+    def forget(
+        self, call: Call, snapshots: tuple[str, ...], *, prune: bool = False, expected: str = ""
+    ) -> Command:
+        """Remove snapshots; their data stays until a `prune`, in the same call or later.
+
+        None, where not all of the snapshots are listed whose ids are in the file `expected`.
+        """
+
+    def bring_back(self, call: Call, ids: str) -> Command | None:
+        """List snapshots again that somebody has made the repository forget; ids are in that file.
+
+        It prints {"found": [ids that were missing], "lost": [those that are gone]} as JSON. None
+        where the vault lets nobody who may only add do that.
+        """
 
     def prune(self, call: Call) -> Command: ...
     def unlock(self, call: Call) -> Command:
@@ -306,13 +415,37 @@ class Engine(Protocol):
         it takes every living run of this host for dead: ask only while no other run is under way.
         """
 
+    def copy(self, call: Call, origin: Call, snapshots: tuple[str, ...]) -> Command | None:
+        """Copy these snapshots from `origin`; None where an engine cannot. Those there are left out."""
+
+    def init_alike(self, call: Call, origin: Call) -> Command | None:
+        """Make an empty repository in which what is copied is stored once, with what is there."""
+
+    def keys(self, call: Call) -> Command:
+        """List the keys."""
+
+    def export_key(self, call: Call) -> Command | None:
+        """Print what is needed beside the password if the repository has lost it; None for nothing."""
+
+    def add_key(self, call: Call, password_file: str) -> Command:
+        """Let another password, which is in that file, open the repository too."""
+
+    def remove_key(self, call: Call, key: str) -> Command:
+        """Remove a key by its id; never the one that this call uses."""
+
     def read_backup(self, watch: tuple[str, ...] = ()) -> LineReader:
         """A reader of `backup`; `watch` are paths whose arrival in the snapshot is told."""
 
     def read_check(self) -> CheckReader: ...
     def read_restore(self) -> RestoreReader: ...
+    def partial(self, exit_code: int) -> bool:
+        """Whether a backup with that exit code made a snapshot, and something is missing from it."""
+
     def parse_snapshots(self, output: bytes) -> tuple[Snapshot, ...]:
         """Oldest first. Raises ValueError."""
+
+    def parse_keys(self, output: bytes) -> tuple[Key, ...]:
+        """Raises ValueError."""
 
     def parse_find(self, output: bytes) -> Iterator[Match]:
         """Raises ValueError."""

@@ -11,12 +11,12 @@ _CAUSES: Final = {
     errno.EACCES: Cause.DENIED,
     errno.EPERM: Cause.DENIED,
     errno.ENOENT: Cause.VANISHED,
-    errno.ESTALE: Cause.VANISHED,
     errno.ENOTDIR: Cause.CHANGED,
     errno.EISDIR: Cause.CHANGED,
     errno.ELOOP: Cause.CHANGED,  # O_NOFOLLOW on what has become a symbolic link
     errno.ENXIO: Cause.CHANGED,  # a socket or fifo where a file was
     errno.EIO: Cause.IO,
+    errno.ESTALE: Cause.IO,  # of NFS: one file that is gone, or all that a server does not show now
     errno.EUCLEAN: Cause.IO,
     errno.ENOTCONN: Cause.IO,  # a FUSE filesystem whose program has died
     errno.EREMOTEIO: Cause.IO,

@@ -17,16 +17,21 @@ from capkeep.engines.base import (
     Command,
     Diagnosis,
     DiffTotals,
+    Engine,
     Entry,
+    Key,
     Match,
     Selection,
+    Served,
     Snapshot,
+    Traits,
 )
 from capkeep.engines.restic_backup import BackupReader
-from capkeep.engines.restic_diagnosis import diagnose
+from capkeep.engines.restic_diagnosis import PARTIAL_CODE, diagnose
 from capkeep.engines.restic_listing import (
     parse_diff_line,
     parse_find,
+    parse_keys,
     parse_ls_line,
     parse_snapshots,
 )
@@ -45,6 +50,22 @@ class Restic:
     """Drives restic (https://restic.net)."""
 
     name = "restic"
+    traits = Traits(
+        program="restic",
+        package="restic",
+        schemes=("local", "sftp", "s3", "rest", "rclone", "b2", "azure", "gs", "swift"),
+        own_variables=(  # restic(1), Environment
+            ("RESTIC_REPOSITORY", "location"), ("RESTIC_REPOSITORY_FILE", "location"),
+            ("RESTIC_PASSWORD", "password"), ("RESTIC_PASSWORD_FILE", "password"),
+            ("RESTIC_PASSWORD_COMMAND", "password"),
+        ),
+        drills=True,
+        copies=True,
+        in_place=True,
+    )  # fmt: skip
+
+    def server(self, place: Served) -> Command | None:
+        return None
 
     def version(self, call: Call) -> Command:
         return _command(call, "version")
@@ -65,7 +86,13 @@ class Restic:
         return _command(call, "init", "--json")
 
     def backup(
-        self, call: Call, what: Selection, *, dry_run: bool = False, parent: str = ""
+        self,
+        call: Call,
+        what: Selection,
+        *,
+        dry_run: bool = False,
+        parent: str = "",
+        watch: tuple[str, ...] = (),
     ) -> Command:
         # -vv names every item, so that a watched path is seen without a second call, which would
         # cost the 0.7 s that restic takes to open a repository.
@@ -80,18 +107,25 @@ class Restic:
             options.append(f"--host={what.host}")
         options += [f"--tag={tag}" for tag in what.tags]
         options += [f"--exclude={p}" for p in (*what.exclude, *_rooms_own(what.include))]
-        return _command(call, "backup", *options, "--", *what.include)
+        command = _command(call, "backup", *options, "--", *map(_relative, what.include))
+        return command._replace(env=(*command.env, ("PWD", "/")))
+
+    def backup_stream(self, call: Call, path: str, what: Selection) -> Command:
+        options = ["--json", "-vv", "--stdin", f"--stdin-filename={path}"]
+        options += [f"--host={what.host}"] if what.host else []
+        return _command(call, "backup", *options, *(f"--tag={tag}" for tag in what.tags))
 
     def literal(self, path: str) -> str:
         return _literal(path)
 
-    def check(self, call: Call, *, read_data: str = "") -> Command:
+    def check(self, call: Call, *, read_data: str = "", lock: bool = True) -> Command:
         subset = "100%" if read_data == "all" else read_data
         options = [f"--read-data-subset={subset}"] if subset else []
+        options += _unlocked(lock=lock)
         return _command(call, "check", "--json", *options)
 
-    def snapshots(self, call: Call) -> Command:
-        return _command(call, "snapshots", "--json")
+    def snapshots(self, call: Call, *, lock: bool = True) -> Command:
+        return _command(call, "snapshots", "--json", *_unlocked(lock=lock))
 
     def ls(self, call: Call, snapshot: str, paths: tuple[str, ...] = ()) -> Command:
         return _command(call, "ls", "--json", "--", snapshot, *paths)
@@ -100,8 +134,11 @@ class Restic:
         chosen = [f"--snapshot={s}" for s in snapshots]
         return _command(call, "find", "--json", *chosen, "--", pattern)
 
-    def diff(self, call: Call, old: str, new: str, *, metadata: bool = False) -> Command:
+    def diff(
+        self, call: Call, old: str, new: str, *, metadata: bool = False, lock: bool = True
+    ) -> Command:
         options = ["--metadata"] if metadata else []
+        options += _unlocked(lock=lock)
         return _command(call, "diff", "--json", *options, "--", old, new)
 
     def restore(
@@ -125,14 +162,45 @@ class Restic:
             options.append("--overwrite=never")
         return _command(call, "restore", *options, "--", snapshot)
 
-    def forget(self, call: Call, snapshots: tuple[str, ...]) -> Command:
-        return _command(call, "forget", "--json", "--", *snapshots)
+    def forget(
+        self,
+        call: Call,
+        snapshots: tuple[str, ...],
+        *,
+        prune: bool = False,
+        expected: str = "",
+    ) -> Command:
+        options = ["--prune"] if prune else []
+        return _command(call, "forget", "--json", *options, "--", *snapshots)
+
+    def bring_back(self, call: Call, ids: str) -> Command | None:
+        return None
 
     def prune(self, call: Call) -> Command:
         return _command(call, "prune", "--json")
 
     def unlock(self, call: Call) -> Command:
         return _command(call, "unlock", "--json")
+
+    def copy(self, call: Call, origin: Call, snapshots: tuple[str, ...]) -> Command | None:
+        return _from_origin(call, origin, "copy", "--", *snapshots)
+
+    def init_alike(self, call: Call, origin: Call) -> Command | None:
+        # Files are cut by a polynomial of the repository's own (restic, doc/design.rst): with
+        # another one, what is backed up here and what is copied here would never be the same.
+        return _from_origin(call, origin, "init", "--json", "--copy-chunker-params")
+
+    def keys(self, call: Call) -> Command:
+        return _command(call, "key", "list", "--json")
+
+    def export_key(self, call: Call) -> Command | None:
+        return None
+
+    def add_key(self, call: Call, password_file: str) -> Command:
+        return _command(call, "key", "add", f"--new-password-file={password_file}")
+
+    def remove_key(self, call: Call, key: str) -> Command:
+        return _command(call, "key", "remove", key)
 
     def read_backup(self, watch: tuple[str, ...] = ()) -> BackupReader:
         return BackupReader(watch)
@@ -143,8 +211,14 @@ class Restic:
     def read_restore(self) -> RestoreReader:
         return RestoreReader()
 
+    def partial(self, exit_code: int) -> bool:
+        return exit_code == PARTIAL_CODE
+
     def parse_snapshots(self, output: bytes) -> tuple[Snapshot, ...]:
         return parse_snapshots(json.loads(output or b"[]"))
+
+    def parse_keys(self, output: bytes) -> tuple[Key, ...]:
+        return parse_keys(json.loads(output or b"[]"))
 
     def parse_find(self, output: bytes) -> Iterator[Match]:
         return parse_find(json.loads(output or b"[]"))
@@ -161,9 +235,25 @@ class Restic:
         return diagnose(exit_code, tail, backup=backup)
 
 
+ENGINE: Engine = Restic()
+
+
 def _command(call: Call, *arguments: str) -> Command:
+    """With a relay, restic speaks its REST protocol over that program's input and output.
+
+    It thinks that it is rclone: restic's doc/030_preparing_a_new_repo.rst, "Other Services via
+    rclone". The words of `rclone.program` are taken apart as a shell would.
+    """
+    options: tuple[str, ...] = ()
+    if call.relay:
+        options = ("-o", _option("rclone.program", call.relay), "-o", "rclone.args=")
+    for name, rate in (("upload", call.upload_bytes), ("download", call.download_bytes)):
+        if rate:
+            options = (*options, f"--limit-{name}={max(1, rate >> 10)}")  # in KiB
+    if call.unlocked:
+        options = (*options, "--no-lock")
     env = (
-        ("RESTIC_REPOSITORY", call.repository),
+        ("RESTIC_REPOSITORY", _repository(call)),
         ("RESTIC_PASSWORD", call.password),
         ("RESTIC_CACHE_DIR", call.cache_dir),
         ("RESTIC_PROGRESS_FPS", PROGRESS_PER_SECOND),
@@ -171,7 +261,46 @@ def _command(call: Call, *arguments: str) -> Command:
         ("HOME", call.cache_dir),
         ("PATH", "/usr/bin:/bin"),
     )
-    return Command((call.program, *arguments), env)
+    return Command((call.program, *options, *arguments), env)
+
+
+def _repository(call: Call) -> str:
+    """restic tells the relay what stands after the first colon, as its last argument."""
+    if call.relay:
+        return "rclone:origin:" if call.origin else "rclone:capkeep:"
+    return call.repository
+
+
+def _from_origin(call: Call, origin: Call, verb: str, *arguments: str) -> Command:
+    """A command on two repositories: one program, one relay, which is told which of them is meant."""
+    command = _command(call, verb, f"--from-repo={_repository(origin)}", *arguments)
+    return command._replace(env=(*command.env, ("RESTIC_FROM_PASSWORD", origin.password)))
+
+
+def _unlocked(*, lock: bool) -> list[str]:
+    """A lock costs 0.2 s: restic waits, then looks whether another one came at the same time."""
+    return [] if lock else ["--no-lock"]
+
+
+def _option(name: str, words: tuple[str, ...]) -> str:
+    """An extended option whose value is a command, as `-o` wants it.
+
+    restic takes the command apart again (internal/backend/shell_split.go): it knows both kinds of
+    quotes around a word, and no way to write one inside. Before that, `-o` is a record of
+    comma-separated values (pflag's StringSlice).
+    """
+    command = " ".join(f'"{word}"' if "'" in word else f"'{word}'" for word in words)
+    field = f"{name}={command}".replace('"', '""')
+    return f'"{field}"'
+
+
+def _relative(path: str) -> str:
+    """A source as seen from where the engine stands: the machine's "/", wherever a room shows it.
+
+    restic keeps and excludes by absolute paths, which it makes with PWD if that names the directory
+    it stands in (Go's os.Getwd), as "/" does: the same directory, seen through another mount.
+    """
+    return path.strip("/") or "."
 
 
 def _rooms_own(include: tuple[str, ...]) -> list[str]:

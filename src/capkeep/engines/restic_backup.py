@@ -20,7 +20,8 @@ from capkeep.engines.base import (
     Warned,
 )
 from capkeep.engines.causes import cause_of_errno, cause_of_text
-from capkeep.engines.restic_lines import Tail, as_int, as_object, as_text, message_of
+from capkeep.engines.lines import LineReader, as_int, as_object, as_text
+from capkeep.engines.restic_lines import message_of
 
 _VERBOSE: Final = b'{"message_type":"verbose_status"'
 _STATUS: Final = b'{"message_type":"status"'
@@ -28,20 +29,16 @@ _SKIPPED: Final = " does not exist, skipping"
 _PARTIAL: Final = "at least one source file could not be read"
 
 
-class BackupReader:
+class BackupReader(LineReader):
     """Turns lines into events; keeps counts and a short tail, whatever the number of files."""
 
     def __init__(self, watch: tuple[str, ...] = ()) -> None:
+        super().__init__()
         self._needles = {b'"item":"' + _go_json(path) + b'"': path for path in watch}
-        self._tail = Tail()
         self.unreadable = 0  # how many paths were named as not read
         self.counted_errors = 0  # how many restic says there were
 
-    @property
-    def tail(self) -> tuple[str, ...]:
-        return self._tail.lines
-
-    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:  # noqa: ARG002 (the contract's)
+    def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
         if line.startswith(_VERBOSE):
             return self._item(line) if self._needles else ()
         if not line.startswith(b"{"):
@@ -93,7 +90,7 @@ class BackupReader:
             self._tail.add(detail)
             return (Warned(detail),)
         self.unreadable += 1
-        return (Unreadable(path, cause, detail),)
+        return (Unreadable(_absolute(path), cause, detail),)
 
     def _plain(self, line: bytes) -> tuple[Event, ...]:
         text = line.decode(errors="replace").strip()
@@ -102,11 +99,16 @@ class BackupReader:
         if text.endswith(_SKIPPED):
             self.unreadable += 1
             path = text.removesuffix(_SKIPPED)
-            return (Unreadable(path, Cause.VANISHED, "does not exist"),)
+            return (Unreadable(_absolute(path), Cause.VANISHED, "does not exist"),)
         if text.startswith(("using parent", "no parent", "repository ", "created new cache")):
             return (Said(text),)
         self._tail.add(text)
         return (Warned(text),)
+
+
+def _absolute(path: str) -> str:
+    """Where restic stands is "/" (`Restic.backup`): errors name sources as they were given to it."""
+    return path if path.startswith("/") else "/" + ("" if path == "." else path)
 
 
 def _reason(error: object) -> tuple[Cause, str]:

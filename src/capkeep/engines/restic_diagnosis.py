@@ -8,10 +8,10 @@ import re
 from typing import Final
 
 from capkeep.engines.base import Diagnosis
-from capkeep.engines.restic_lines import as_object, message_of
+from capkeep.engines.diagnosis import SENTENCES, WORDS, by_signal
+from capkeep.engines.lines import as_object
+from capkeep.engines.restic_lines import message_of
 from capkeep.errors import Failure
-
-WORDS: Final = 6  # lines of the engine's own shown below our sentence
 
 PARTIAL_CODE: Final = 3
 
@@ -20,19 +20,6 @@ _BY_CODE: Final = {
     11: Failure.LOCKED,
     12: Failure.WRONG_PASSWORD,
     130: Failure.STOPPED,
-}
-
-_SENTENCES: Final = {
-    Failure.NO_REPOSITORY: "there is no repository at that place",
-    Failure.LOCKED: "the repository is locked by another run",
-    Failure.WRONG_PASSWORD: "the password does not open the repository",
-    Failure.DAMAGED: "the repository is damaged",
-    Failure.NO_SPACE: "there is no space left",
-    Failure.UNREACHABLE: "the repository cannot be reached",
-    Failure.DENIED: "the repository's place refuses access",
-    Failure.STOPPED: "the engine was asked to stop",
-    Failure.INTERRUPTED: "the engine was killed",
-    Failure.ENGINE: "the engine failed",
 }
 
 # Alternatives, searched for in everything that restic said of trouble, whatever the case.
@@ -62,6 +49,7 @@ _TEXTS: Final[tuple[tuple[Failure, str, tuple[str, ...]], ...]] = (
             "no route to host", "no such host", "network is unreachable", "i/o timeout",
             "tls handshake", "x509:", "server misbehaving", "context deadline exceeded",
             r"unexpected http response \(5\d\d\)", "bad gateway", "service unavailable",
+            "error talking http to rclone", "rclone stdio connection already closed",
         ),
     ),
     (
@@ -111,14 +99,14 @@ def diagnose(exit_code: int, tail: tuple[str, ...], *, backup: bool = False) -> 
         return _silent_failure(tail)
     words = "\n".join(tail[-WORDS:])
     if exit_code < 0 or exit_code > 128:
-        return _by_signal(-exit_code if exit_code < 0 else exit_code - 128, words)
+        return by_signal(-exit_code if exit_code < 0 else exit_code - 128, words)
     failure = _BY_CODE.get(exit_code)
     if failure is not None:
-        return Diagnosis(failure, _SENTENCES[failure], words)
+        return Diagnosis(failure, SENTENCES[failure], words)
     text = "\n".join(tail)
     for kind, sentence, patterns in _TEXTS:
         if re.search("|".join(patterns), text, re.IGNORECASE):
-            return Diagnosis(kind, sentence or _SENTENCES[kind], words)
+            return Diagnosis(kind, sentence or SENTENCES[kind], words)
     if exit_code == 2:
         return Diagnosis(Failure.ENGINE, "the engine crashed", words)
     return Diagnosis(Failure.ENGINE, f"the engine failed with exit code {exit_code}", words)
@@ -137,15 +125,3 @@ def _silent_failure(tail: tuple[str, ...]) -> Diagnosis | None:
         if line.startswith("Ignoring ") and "no matching ID found" in line:
             return Diagnosis(Failure.ENGINE, "the repository holds no such snapshot", line)
     return None
-
-
-def _by_signal(number: int, words: str) -> Diagnosis:
-    import signal  # costs a room 1 ms of its start, and is needed when things have gone wrong
-
-    if number in (signal.SIGINT, signal.SIGTERM):
-        return Diagnosis(Failure.STOPPED, _SENTENCES[Failure.STOPPED], words)
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    return Diagnosis(Failure.INTERRUPTED, f"the engine was ended by {name}", words)

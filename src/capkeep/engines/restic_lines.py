@@ -1,52 +1,6 @@
-"""Reading restic's lines: JSON where it is JSON, text where it is not, and a bounded tail."""
+"""The words of restic's messages."""
 
-import json
-
-from capkeep.engines.base import TAIL_LINES, TAIL_WIDTH
-
-
-class Tail:
-    """The last lines of trouble; the same line twice in a row counts once."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """Oldest first."""
-        return tuple(self._lines)
-
-    def add(self, text: str) -> None:
-        """Note a message, which may have several lines."""
-        for line in text.split("\n"):
-            short = line.strip()[:TAIL_WIDTH]
-            if short and (not self._lines or self._lines[-1] != short):
-                self._lines.append(short)
-        del self._lines[:-TAIL_LINES]
-
-
-def as_object(line: bytes) -> dict[str, object] | None:
-    """A line as a JSON object; None when it is not one."""
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return message if isinstance(message, dict) else None
-
-
-def as_int(value: object) -> int:
-    """A count or size; 0 when it is missing or not one."""
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
-
-
-def as_text(value: object) -> str:
-    """A text; "" when it is missing or not one."""
-    return value if isinstance(value, str) else ""
-
-
-def as_texts(value: object) -> tuple[str, ...]:
-    """A list of texts; empty when it is missing, null or not one."""
-    return tuple(map(as_text, value)) if isinstance(value, list) else ()
+from capkeep.engines.lines import as_text
 
 
 def message_of(message: dict[str, object]) -> str:

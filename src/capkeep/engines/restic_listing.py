@@ -1,10 +1,10 @@
-"""What restic lists as JSON: snapshots, their entries, matches and differences."""
+"""What restic lists as JSON: snapshots, their entries, matches, differences and keys."""
 
 from collections.abc import Iterator
 from typing import Final
 
-from capkeep.engines.base import Change, DiffTotals, Entry, Match, Snapshot
-from capkeep.engines.restic_lines import as_int, as_object, as_text, as_texts
+from capkeep.engines.base import Change, DiffTotals, Entry, Key, Match, Snapshot
+from capkeep.engines.lines import as_int, as_object, as_text, as_texts
 
 # Go's os.FileMode keeps these three apart from the permission bits (Go, io/fs).
 _GO_BITS: Final = ((1 << 23, 0o4000), (1 << 22, 0o2000), (1 << 20, 0o1000))
@@ -32,6 +32,26 @@ def _snapshot(item: dict[str, object]) -> Snapshot:
         program=as_text(item.get("program_version")),
         files=as_int(counts.get("total_files_processed")),
         bytes=as_int(counts.get("total_bytes_processed")),
+        original=as_text(item.get("original")),
+        tree=as_text(item.get("tree")),
+    )
+
+
+def parse_keys(document: object) -> tuple[Key, ...]:
+    """Raises ValueError."""
+    return tuple(_key(_object(item)) for item in _list(document))
+
+
+def _key(item: dict[str, object]) -> Key:
+    identity = as_text(item.get("id"))
+    if not identity:
+        raise ValueError("restic lists a key without an id")
+    return Key(
+        id=identity,
+        current=item.get("current") is True,
+        user=as_text(item.get("userName")),
+        host=as_text(item.get("hostName")),
+        created=as_text(item.get("created")),
     )
 
 

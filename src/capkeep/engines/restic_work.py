@@ -13,9 +13,8 @@ from capkeep.engines.base import (
     Warned,
 )
 from capkeep.engines.causes import cause_of_text
-from capkeep.engines.restic_lines import Tail, as_int, as_object, as_text, as_texts, message_of
-
-WORDS_KEPT: Final = 100
+from capkeep.engines.lines import WORDS_KEPT, LineReader, as_int, as_object, as_text, as_texts
+from capkeep.engines.restic_lines import message_of
 
 _PACK: Final = re.compile(r"(?:pack(?: ID does not match, want)?) ([0-9a-f]{64})", re.IGNORECASE)
 _ADVICE: Final = (
@@ -30,19 +29,16 @@ _VERDICT: Final = "fatal: repository contains errors"
 _IGNORING: Final = re.compile(r"ignoring error for (.+?): ((?:\w+ )?.*)")
 
 
-class CheckReader:
+class CheckReader(LineReader):
     """Counts errors and collects the packs they name."""
 
     def __init__(self) -> None:
-        self._tail = Tail()
+        super().__init__()
         self._errors = 0
         self._counted = 0
+        self._gave_up = False
         self._packs: dict[str, None] = {}
         self._words: list[str] = []
-
-    @property
-    def tail(self) -> tuple[str, ...]:
-        return self._tail.lines
 
     def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
         message = as_object(line) if line.startswith(b"{") else None
@@ -72,7 +68,8 @@ class CheckReader:
         self._tail.add(text)
         if lowered == _VERDICT:
             return ()
-        if lowered.startswith(("load(", "fatal: ")) or "returned error, retrying" in lowered:
+        self._gave_up |= lowered.startswith("fatal: ")  # what comes then explains it
+        if self._gave_up or lowered.startswith("load(") or "returned error, retrying" in lowered:
             return (Warned(text),)
         self._errors += 1
         self._packs.update(dict.fromkeys(_PACK.findall(text)))
@@ -81,19 +78,18 @@ class CheckReader:
         return (Warned(text),)
 
     def result(self) -> CheckResult:
-        return CheckResult(max(self._errors, self._counted), tuple(self._packs), tuple(self._words))
+        # That it could not check at all (a wrong password, no connection) restic counts as an error.
+        uncounted = self._gave_up and not self._errors and not self._packs
+        errors = 0 if uncounted else max(self._errors, self._counted)
+        return CheckResult(errors, tuple(self._packs), tuple(self._words))
 
 
-class RestoreReader:
+class RestoreReader(LineReader):
     """Names what could not be restored; restic says so in JSON since 0.17."""
 
     def __init__(self) -> None:
-        self._tail = Tail()
+        super().__init__()
         self._result = RestoreResult(0, 0, 0, 0)
-
-    @property
-    def tail(self) -> tuple[str, ...]:
-        return self._tail.lines
 
     def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
         message = as_object(line) if line.startswith(b"{") else None

@@ -8,7 +8,7 @@ import os
 from typing import Final, NamedTuple
 
 from capkeep.kernel.process import python
-from capkeep.plan.model import Grant, Mode, Plan, Room, RoomKind, View
+from capkeep.plan.model import Grant, Mode, Plan, Room, RoomKind, View, Walls
 
 BWRAP: Final = "/usr/bin/bwrap"
 SETPRIV: Final = "/usr/bin/setpriv"
@@ -18,6 +18,8 @@ PROGRAM_PATH: Final = "/usr/bin:/bin"
 BUILDERS: Final = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 ETC: Final = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "localtime", "alternatives")
+ETC_PYTHON: Final = ("ld.so.cache",)
+ETC_RUNNER: Final = ("passwd", "nsswitch.conf", "ld.so.cache", "localtime")
 ETC_NETWORK: Final = ("resolv.conf", "hosts", "ssl", "ca-certificates", "services", "gai.conf")
 USR_MERGE: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
@@ -28,6 +30,12 @@ MODULES: Final = {
     RoomKind.KEEPER: "capkeep.rooms.keeper",
     RoomKind.VIEWER: "capkeep.rooms.viewer",
     RoomKind.RESTORER: "capkeep.rooms.restorer",
+    RoomKind.NOTIFIER: "capkeep.rooms.notifier",
+    RoomKind.DUMPER: "capkeep.rooms.dumper",
+    RoomKind.HOOK: "capkeep.rooms.hook",
+    RoomKind.PROVER: "capkeep.rooms.prover",
+    RoomKind.COPIER: "capkeep.rooms.copier",
+    RoomKind.GIVER: "capkeep.rooms.giver",
 }
 
 
@@ -49,17 +57,29 @@ def render(room: Room, plan: Plan, stage: str, target: str = "") -> Command:
     args += _host_view(grant, stage) if grant.view is View.HOST else _tools_view(room, plan)
     for path in grant.write:
         source = plan.places.stage if path == target else path
-        args += [*_parents(path), "--bind", source, path]
+        # A directory for metrics may be gone; no backup fails for that.
+        how = "--bind-try" if path == plan.metrics else "--bind"
+        args += [*_parents(path), how, source, path]
     if grant.view is View.HOST:
         for path in _hidden_dirs(grant):
             args += ["--remount-ro", path]
     else:
         args += ["--remount-ro", "/"]
-    args += ["--remount-ro", "/run", "--remount-ro", "/proc"]
+    args += ["--remount-ro", "/run"]
+    # Who makes a namespace writes its maps there; nothing else in it is writable without root.
+    args += [] if grant.subordinate[1] else ["--remount-ro", "/proc"]
     args += ["--chdir", "/", "--"]
     args += _become(grant, plan.mode)
     args += [plan.interpreter, *python(plan.package, MODULES[room.kind])]
     return Command(tuple(args), (("PATH", PROGRAM_PATH), ("LANG", "C.UTF-8")))
+
+
+def walls(grant: Grant, mode: Mode) -> Walls:
+    """What a room that is started like this has of its own."""
+    own = ["mnt", "pid", "ipc", "uts"]
+    own += [] if grant.network else ["net"]
+    own += ["user"] if mode is Mode.USER or grant.subordinate[1] else []
+    return Walls(tuple(own), ("/proc",) if grant.subordinate[1] else ())
 
 
 def _namespaces(grant: Grant, mode: Mode) -> list[str]:
@@ -69,7 +89,7 @@ def _namespaces(grant: Grant, mode: Mode) -> list[str]:
     if mode is Mode.USER:
         return [*args, "--unshare-user", "--uid", str(grant.uid), "--gid", str(grant.gid)]
     args += ["--cap-drop", "ALL"]
-    for capability in (*BUILDERS, *grant.capabilities):
+    for capability in dict.fromkeys((*BUILDERS, *grant.held_first)):
         args += ["--cap-add", capability]
     return args
 
@@ -82,7 +102,7 @@ def _become(grant: Grant, mode: Mode) -> list[str]:
     """
     if mode is Mode.USER:
         return [PRLIMIT, f"--nproc={grant.limits.processes}", "--"]
-    names = [c.removeprefix("CAP_").lower() for c in grant.capabilities]
+    names = [c.removeprefix("CAP_").lower() for c in grant.held_first]
     sets = ",".join(["-all", *(f"+{n}" for n in names)])
     return [
         SETPRIV, f"--reuid={grant.uid}", f"--regid={grant.gid}", "--clear-groups",
@@ -142,11 +162,24 @@ def _tools_view(room: Room, plan: Plan) -> list[str]:
     programs = [plan.interpreter]
     if room.repository:
         repository = plan.repository(room.repository)
-        programs += [repository.program, *(v for k, v in repository.options if k == "rclone")]
+        programs += [
+            repository.environment_folder or repository.program,
+            *(v for k, v in repository.options if k == "rclone"),
+        ]
     shown = [p for p in programs if not p.startswith(("/usr/", "/bin/"))]
     for path in (*shown, *room.grant.read):
         args += [*_parents(path), "--ro-bind", path, path]
+    args += _lent(room.grant)
     if not plan.package.startswith("/usr/"):
         package = f"{plan.package}/capkeep"
         args += [*_parents(package), "--ro-bind", package, package]
+    return args
+
+
+def _lent(grant: Grant) -> list[str]:
+    """What a room sees of a server: its sockets, and directories in which it may write."""
+    args = []
+    for how, paths in (("--ro-bind-try", grant.sockets), ("--bind-try", grant.shared)):
+        for path in paths:
+            args += [*_parents(path), how, path, path]
     return args

@@ -5,34 +5,41 @@ import pwd
 import socket
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 
 import capkeep
 from capkeep.config.load import load
-from capkeep.errors import CapkeepError
-from capkeep.host import apply, users
-from capkeep.host.apply import Change
+from capkeep.errors import CapkeepError, RefusedError
+from capkeep.host import apply, lent, subordinate, systemd, users
+from capkeep.host.changes import Change, Changes, Removal
+from capkeep.host.private import refuse_private
 from capkeep.kernel.process import interpreter
-from capkeep.plan.compile import HostFacts, compile_plan, users_needed
-from capkeep.plan.load import NoPlanError, load_plan
-from capkeep.plan.model import Mode, Places, Plan, Room
+from capkeep.plan.compile import HostFacts, compile_plan, configured, users_needed
+from capkeep.plan.hooks import users_lent
+from capkeep.plan.load import load_head, load_plan
+from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind, Starter, room_user
+from capkeep.plan.timetable import Timetable
 
 
 class Compiler:
     """The configuration of some places, read once; what follows from it for this host."""
 
-    def __init__(self, places: Places, mode: Mode) -> None:
+    def __init__(self, places: Places, mode: Mode, *, hand_over: bool = False) -> None:
+        """With `hand_over` repositories that are somebody else's are given to their rooms."""
         self._places = places
+        self._hand_over = hand_over
         self._mode = mode
-        self._config = load(places.config, user_mode=mode is Mode.USER)
+        self._config = lent.resolved(load(places.config, user_mode=mode is Mode.USER), mode)
         self._created: tuple[str, ...] | None = None  # unless noted: those of the plan before
 
     def users(self) -> Iterator[Change]:
         """Users and groups that must exist before there can be a plan; none in user mode."""
         if self._mode is Mode.SYSTEM:
-            yield from apply.make_users(users_needed(self._config), self._config.host.group)
+            needed = users_needed(self._config)
+            yield from apply.make_users(needed, self._config.host.group, self._starter())
 
-    def make_users(self) -> list[str]:
-        """Make the users that are missing; returns what was made.
+    def make_users(self, changes: Changes) -> None:
+        """Make the users that are missing.
 
         They are noted first, so that `remove` takes away these and no others, whatever happens.
         """
@@ -41,45 +48,108 @@ class Compiler:
         before = (*_created_before(self._places), *apply.noted_users(self._places))
         self._created = tuple(dict.fromkeys((*before, *names)))
         if missing:
-            apply.note_users(self._places, self._created, self._mode)
-        for change in missing:
-            change.make()
-        return [change.what for change in missing]
+            undo = apply.note_users(self._places, self._created, self._mode)
+            changes.also("the note of the users", undo)
+        changes.make(missing)
 
+    @cached_property
     def plan(self) -> Plan:
-        """The plan. Raises RefusedError where it would execute what others can change."""
-        plan = compile_plan(self._config, self._host())
+        """The plan, once its users are there.
+
+        Raises RefusedError where it would execute what others can change.
+        """
+        plan = self.draft()
+        apply.refuse_untrusted(plan, os.geteuid())
+        lent.refuse_exchangeable(plan)
+        refuse_private(plan, self._config)
+        if not self._hand_over:
+            apply.refuse_foreign_repositories(plan)
+        return plan
+
+    def draft(self) -> Plan:
+        """The plan, whatever there is to be said against applying it here."""
+        plan = lent.bound(compile_plan(self._config, self._host()))
         rooms = tuple(_hide_by_real_names(room) for room in plan.rooms)
         created = _created_before(self._places) if self._created is None else self._created
-        plan = plan._replace(created_users=created, rooms=rooms)
-        apply.refuse_untrusted(plan, os.geteuid())
-        apply.refuse_foreign_repositories(plan)
-        return plan
+        return plan._replace(created_users=created, rooms=rooms)
 
     def changes(self) -> Iterator[Change]:
         """Everything but the users."""
-        yield from apply.changes(self.plan())
+        plan = self.plan
+        yield from apply.handed_over(plan)
+        yield from subordinate.changes(plan)
+        yield from apply.changes(plan)
+        if plan.starter is Starter.SYSTEMD:
+            lines = users.declared(users_needed(self._config), self._config.host.group)
+            yield from systemd.changes(plan, lines)
 
-    def finish(self) -> None:
-        """With the plan in its place: the users need no note any more, the canary new content."""
+    def remarks(self) -> tuple[str, ...]:
+        """Protections that this host's systemd cannot give; what is left out is said."""
+        plan = self.plan
+        if plan.starter is Starter.SYSTEMD:
+            return systemd.left_out(plan)
+        return tuple(
+            f"a timer for job {job.name}: it runs as long as `capkeep schedule` does"
+            for job in plan.jobs
+            if job.schedule
+        )
+
+    def timetables(self) -> tuple[Timetable, ...]:
+        """What is to happen by itself; known before the plan has its users."""
+        return configured(self._config)
+
+    def obsolete(self) -> tuple[Removal, ...]:
+        """Units that an earlier plan had and this one has not."""
+        return tuple(systemd.obsolete(self.plan)) if self._mode is Mode.SYSTEM else ()
+
+    def make(self, changes: Changes) -> None:
+        """All of it, in order: users, files and directories, units. Raises what fails first."""
+        self.make_users(changes)
+        if self._starter() is Starter.SYSTEMD:
+            # Taken back last, when all files are as they were.
+            changes.also("systemd's units", systemd.way_back(self._config.host.user_prefix))
+        changes.make(self.changes())
+        self.finish(changes)
+
+    def finish(self, changes: Changes) -> None:
+        """With the plan in its place: the canary gets new content, the users need no note any more."""
+        changes.also("the canary", apply.renew_canary(load_plan(self._places)))
         apply.drop_note(self._places)
-        apply.renew_canary(load_plan(self._places))
 
     def _host(self) -> HostFacts:
         system = self._mode is Mode.SYSTEM
         names = users_needed(self._config) if system else ()
+        others = users_lent(self._config) if system else ()
+        drills = system and any(job.drill for job in self._config.jobs)
+        prover = room_user(self._config.host.user_prefix, RoomKind.PROVER)
         return HostFacts(
             mode=self._mode,
             places=self._places,
-            users=users.ids(names),
+            users=users.ids((*names, *others)),
+            groups=users.groups(others),
             group=users.group_id(self._config.host.group) if system else os.getegid(),
             interpreter=interpreter(),
             package=os.path.dirname(os.path.dirname(os.path.abspath(capkeep.__file__))),
             hostname=socket.gethostname(),
             caller=(os.geteuid(), os.getegid()),
             caller_name=_own_name(),
+            subordinate=subordinate.ids_of(prover) if drills else (0, 0),
             rclone=rclone(),
+            starter=self._starter(),
         )
+
+    def _starter(self) -> Starter:
+        """Who starts the rooms. Raises RefusedError for a systemd that is not there."""
+        wanted = self._config.host.start
+        possible = self._mode is Mode.SYSTEM and systemd.is_here()
+        if wanted == "systemd" and not possible:
+            raise RefusedError(
+                "systemd does not run this host, and [host] start asks for it",
+                hint='write start = "doors" and run `capkeep doors`',
+            )
+        if wanted == "systemd" or (wanted == "auto" and possible and self._places.is_system):
+            return Starter.SYSTEMD
+        return Starter.DOORS
 
 
 def _own_name() -> str:
@@ -102,10 +172,9 @@ def rclone() -> str:
 
 
 def _created_before(places: Places) -> tuple[str, ...]:
+    """The users that the plan before says `apply` made, whichever capkeep wrote it."""
     try:
-        return load_plan(places).created_users
-    except NoPlanError:
-        return ()
+        names = load_head(places).get("created_users")
     except CapkeepError:
-        # A plan of another version: its users cannot be told from the administrator's own.
         return ()
+    return tuple(filter(users.is_name, names)) if isinstance(names, list) else ()

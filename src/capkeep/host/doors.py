@@ -11,17 +11,27 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 from typing import Final, NamedTuple
 
 from capkeep.errors import CapkeepError, Failure, RefusedError, StepError
 from capkeep.host.apply import make_run_directories, refuse_untrusted
+from capkeep.host.lent import refuse_exchangeable
 from capkeep.host.start import start
+from capkeep.kernel.facts import peer_uid
 from capkeep.kernel.process import Child
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import NOBODY_YET, Door, Places, Plan, Room, RoomKind
+from capkeep.plan.model import (
+    NOBODY_YET,
+    OPEN_TO_MEMBERS,
+    Door,
+    Places,
+    Plan,
+    Room,
+    RoomKind,
+    Starter,
+)
 from capkeep.rooms.protocol import encode
 
 BACKLOG: Final = 128
@@ -34,7 +44,7 @@ class _Guest(NamedTuple):
 
     room: str  # "" for a vault
     uid: int
-    vault: Child | None = None  # the one on the other end of its wire
+    vaults: tuple[Child, ...] = ()  # those on the other ends of its wires
 
 
 class _Waiting(NamedTuple):
@@ -132,7 +142,7 @@ class Doors:
         """
         if self._waiting is not None:
             return
-        runner = next(r for r in self.plan.rooms if r.kind is RoomKind.RUNNER)
+        runner = self.plan.runner
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -183,7 +193,7 @@ class Doors:
             time.sleep(SHORTAGE_SECONDS)
             return
         with caller:
-            uid = _peer_uid(caller)
+            uid = peer_uid(caller)
             if self._is_busy(room, room.door, uid):
                 _turn_away(caller, Failure.LOCKED, f"{room.name} is busy")
                 return
@@ -198,17 +208,17 @@ class Doors:
                 failure = error.failure if isinstance(error, StepError) else Failure.ENGINE
                 _turn_away(caller, failure, text)
                 return
-        self._watch(started.room, _Guest(room.name, uid, started.vault))
-        if started.vault is not None:
-            self._watch(started.vault, _Guest("", uid))
+        self._watch(started.room, _Guest(room.name, uid, started.vaults()))
+        for vault in started.vaults():
+            self._watch(vault, _Guest("", uid))
 
     def _is_busy(self, room: Room, door: Door, uid: int) -> bool:
-        """A room is for so many callers; the runner for so many of every user.
+        """A room is for so many callers; one that all may ask for so many of every user.
 
         So nobody can keep it from others by holding all its places.
         """
         here = [g for g in self._living.values() if g.room == room.name]
-        if room.kind is RoomKind.RUNNER:
+        if room.kind in OPEN_TO_MEMBERS:
             here = [g for g in here if g.uid == uid]
         return len(here) >= door.connections
 
@@ -224,8 +234,9 @@ class Doors:
         self._selector.unregister(child)
         guest = self._living.pop(child)
         self._left.pop(child, None)
-        if guest.vault in self._living:
-            self._left[guest.vault] = time.monotonic() + VAULT_END_SECONDS
+        for vault in guest.vaults:
+            if vault in self._living:
+                self._left[vault] = time.monotonic() + VAULT_END_SECONDS
         code = child.poll()
         if code:
             who = guest.room or "a vault"
@@ -258,7 +269,13 @@ class StopFlag:
 def _load_safe(places: Places) -> Plan:
     """The plan, if what it executes is still safe to execute. Raises RefusedError."""
     plan = load_plan(places)
+    if plan.starter is Starter.SYSTEMD:
+        raise RefusedError(
+            "systemd opens the doors on this host",
+            hint='for doors of our own write start = "doors" in [host] and `capkeep apply`',
+        )
     refuse_untrusted(plan, os.geteuid())
+    refuse_exchangeable(plan)
     return plan
 
 
@@ -315,9 +332,3 @@ def _turn_away(caller: socket.socket, failure: Failure, text: str) -> None:
     caller.setblocking(False)
     with contextlib.suppress(OSError):
         caller.sendall(encode({"event": "result", "failure": failure, "text": text}))
-
-
-def _peer_uid(caller: socket.socket) -> int:
-    """The uid that connected, from the kernel (SO_PEERCRED, unix(7))."""
-    raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", raw)[1])

@@ -35,19 +35,23 @@ def file_differs(path: str, content: bytes, *, owner: Owner, mode: int) -> bool:
 def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> None:
     """Replace `path` as a whole, durably. One writer at a time. Raises RefusedError, OSError."""
     folder, name = os.path.split(path)
-    draft = f"{name}.new"
+    draft = f".{name}.capkeep-draft"  # a name that nobody else's file has
     with _opened(folder) as place:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=place)
+            os.unlink(draft, dir_fd=place)  # of somebody who was killed
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(draft, flags, 0o600, dir_fd=place)
-        with open(fd, "wb") as file:
-            file.write(content)
-            _own(fd, owner)
-            os.fchmod(fd, mode)
-            file.flush()
-            os.fsync(fd)
-        os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
+        try:
+            with open(fd, "wb") as file:
+                file.write(content)
+                _own(fd, owner)
+                os.fchmod(fd, mode)
+                file.flush()
+                os.fsync(fd)
+            os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
+        except BaseException:
+            os.unlink(draft, dir_fd=place)
+            raise
         os.fsync(place)
 
 
@@ -95,6 +99,20 @@ def make_directory(path: str, *, owner: Owner, mode: int) -> None:
         os.close(fd)
 
 
+def remove_file(path: str) -> None:
+    """Remove a file; gone already is fine. Raises RefusedError, OSError."""
+    folder, name = os.path.split(path)
+    with _opened(folder) as place, contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=place)
+
+
+def remove_directory(path: str) -> None:
+    """Remove an empty directory. Raises RefusedError, OSError."""
+    folder, name = os.path.split(path)
+    with _opened(folder) as place:
+        os.rmdir(name, dir_fd=place)
+
+
 def remove_tree(path: str) -> None:
     """Remove a directory with all that rooms left in it, on this filesystem. Raises OSError.
 
@@ -108,6 +126,23 @@ def remove_tree(path: str) -> None:
         )
     if code != 0:
         raise OSError(errno.EIO, output.strip() or "rm failed", path)
+
+
+def hand_over(path: str, owner: Owner, *, deep: bool) -> None:
+    """Give a directory to somebody, and all in it if it is `deep`. Raises OSError.
+
+    chown(1) with -h and -P changes links themselves and goes through none.
+    """
+    folder, name = os.path.split(path)
+    with _opened(folder) as place:
+        held = f"/proc/{os.getpid()}/fd/{place}/{name}"
+        how = ("-R", "-P") if deep else ()
+        code, output = run_command(
+            ("/bin/chown", "-h", *how, "--", f"{owner.uid}:{owner.gid}", held),
+            timeout=REMOVE_SECONDS,
+        )
+    if code != 0:
+        raise OSError(errno.EIO, output.strip() or "chown failed", path)
 
 
 def open_log(path: str) -> int:

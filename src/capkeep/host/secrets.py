@@ -12,7 +12,7 @@ from typing import Final
 from capkeep.errors import CapkeepError
 from capkeep.kernel.process import spawn
 from capkeep.plan.model import Grant, Mode, Secret, SecretSource
-from capkeep.values import PLAIN_STORES, SEALED_STORES
+from capkeep.values import PLAIN_STORES, SEALED_STORES, given_stores, secret_text
 
 MAX_BYTES: Final = 64 << 10
 COMMAND_SECONDS: Final = 30
@@ -29,7 +29,7 @@ def fetch(secret: Secret, grant: Grant, mode: Mode) -> str:
         raw = _read(source, grant, mode)
     except (OSError, TimeoutError) as error:
         raise SecretError(f"secret {secret.name} from {describe(source)}: {error}") from error
-    text = raw.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+    text = secret_text(raw)
     if not text:
         raise SecretError(f"secret {secret.name} from {describe(source)} is empty")
     return text
@@ -58,7 +58,12 @@ def _read(source: SecretSource, grant: Grant, mode: Mode) -> bytes:
         path = f"{store}/{source.credential}"
         if os.path.exists(path) and tool:
             return _output((tool, "decrypt", path, "-"), None, mode)
-    raise FileNotFoundError(2, "no such credential in " + ", ".join(PLAIN_STORES + SEALED_STORES))
+    for store in given_stores():
+        path = f"{store}/{source.credential}"
+        if os.path.exists(path):
+            return _read_file(path)
+    stores = PLAIN_STORES + SEALED_STORES + given_stores()
+    raise FileNotFoundError(2, "no such credential in " + ", ".join(stores))
 
 
 def _read_file(path: str) -> bytes:

@@ -3,20 +3,34 @@
 import os
 import resource
 import socket
+import stat
 from typing import Final, NamedTuple
 
 from capkeep.errors import Failure, StepError
-from capkeep.host.bubblewrap import render
+from capkeep.host.bubblewrap import DEVICES, render, walls
 from capkeep.host.files import open_log
 from capkeep.host.secrets import fetch
 from capkeep.kernel import mounts
 from capkeep.kernel.facts import host_namespaces, own_bounding
+from capkeep.kernel.priority import step_back
 from capkeep.kernel.process import Child, spawn
 from capkeep.plan import codec
-from capkeep.plan.model import Access, Brief, Limits, Mode, Plan, Room, View
+from capkeep.plan.model import (
+    Access,
+    Brief,
+    Limits,
+    Mode,
+    Origin,
+    Plan,
+    Room,
+    RoomKind,
+    View,
+    outline,
+)
 
 STDERR, BRIEF, WIRE = 2, 3, 4  # the descriptors a room's program finds beside its caller
 TARGET = 5  # closed before the room's program starts
+ORIGIN = 6  # a copier's second wire
 
 
 class Started(NamedTuple):
@@ -24,10 +38,15 @@ class Started(NamedTuple):
 
     room: Child
     vault: Child | None
+    origin: Child | None = None  # the vault of what a copier copies from
 
     def children(self) -> tuple[Child, ...]:
         """All processes to look after."""
-        return (self.room,) if self.vault is None else (self.room, self.vault)
+        return (self.room, *self.vaults())
+
+    def vaults(self) -> tuple[Child, ...]:
+        """Those on the other ends of its wires."""
+        return tuple(filter(None, (self.vault, self.origin)))
 
 
 class Scene(NamedTuple):
@@ -55,6 +74,8 @@ def start(
     _refuse_missing_engine(plan, room)
     if room.wire is None:
         return Started(_start_one(plan, room, caller, peer_uid, target=target), None)
+    if room.origin is not None:
+        return _start_copier(plan, room, room.origin, caller, peer_uid)
     near, far = socket.socketpair()
     with near, far:
         # The room first: it has more to do than its vault before the engine can start.
@@ -68,9 +89,30 @@ def start(
         return Started(main, vault)
 
 
+def _start_copier(
+    plan: Plan, room: Room, origin: Origin, caller: socket.socket, peer_uid: int
+) -> Started:
+    """A room with two vaults. Raises as `start` does."""
+    assert room.wire is not None, "a copier writes into a repository"
+    near, far = socket.socketpair()
+    origin_near, origin_far = socket.socketpair()
+    made: list[Child] = []
+    with near, far, origin_near, origin_far:
+        try:
+            made.append(_start_one(plan, room, caller, peer_uid, wire=near, origin=origin_near))
+            for wire, end in ((room.wire, far), (origin.wire, origin_far)):
+                vault = plan.room(wire.vault)
+                made.append(_start_one(plan, vault, end, peer_uid, access=wire.access))
+        except BaseException:
+            for child in made:
+                child.kill()
+            raise
+    return Started(*made)
+
+
 def _refuse_lost_capabilities(room: Room) -> None:
     """What nobody on this host has, no room can be given. Raises StepError naming it."""
-    lost = sorted(set(room.grant.capabilities) - set(own_bounding()))
+    lost = sorted(set(room.grant.held_first) - set(own_bounding()))
     if lost:
         raise StepError(
             Failure.WEAKENED,
@@ -96,6 +138,7 @@ def _start_one(
     peer_uid: int,
     *,
     wire: socket.socket | None = None,
+    origin: socket.socket | None = None,
     access: Access | None = None,
     target: Target | None = None,
 ) -> Child:
@@ -103,7 +146,7 @@ def _start_one(
     own_user = plan.mode is Mode.USER
     held = None if own_user else target  # without root nobody can be led to where he may not go
     brief = _brief_descriptor(_brief(plan, room, peer_uid, access, view))
-    log = _log(plan)
+    log = _log(plan, room)
 
     def prepare() -> None:
         if held:
@@ -111,7 +154,9 @@ def _start_one(
             os.close(TARGET)
         elif view.staged:
             _stage(plan.places.stage, view.staged)
-        _limit(room.grant.limits, processes=not own_user)
+        if room.grant.changes_owners:
+            _keep_devices(own_mounts=held is not None)
+        limit(room.grant.limits, processes=plan.mode is Mode.SYSTEM)
 
     try:
         command = render(
@@ -119,6 +164,7 @@ def _start_one(
         )
         keep = {BRIEF: brief}
         keep |= {WIRE: wire.fileno()} if wire else {}
+        keep |= {ORIGIN: origin.fileno()} if origin else {}
         keep |= {TARGET: held.fd} if held else {}
         fd = caller.fileno()
         return spawn(
@@ -130,14 +176,30 @@ def _start_one(
         os.close(log)
 
 
-def _log(plan: Plan) -> int:
+def _log(plan: Plan, room: Room) -> int:
     """Where a room says what went wrong: our standard error, unless that is a terminal.
 
-    A room that holds a terminal could read what is typed there, and write on it what it likes.
+    A room that holds a terminal could read what is typed there, and write on it what it likes. A vault
+    that may change owners could change a log's: it has none.
     """
-    if not os.isatty(STDERR):
-        return os.dup(STDERR)
-    return open_log(plan.places.rooms_log)
+    log = os.dup(STDERR) if not os.isatty(STDERR) else open_log(plan.places.rooms_log)
+    owned = room.kind is RoomKind.VAULT and room.grant.changes_owners
+    if not owned or not stat.S_ISREG(os.fstat(log).st_mode):
+        return log
+    os.close(log)
+    return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _keep_devices(*, own_mounts: bool) -> None:
+    """The machine's own devices are in the room: nobody in there is to change their owners or modes.
+
+    On a read-only mount a device can be written to all the same.
+    """
+    if not own_mounts:
+        mounts.unshare_mounts()
+    for name in DEVICES:
+        mounts.bind(f"/dev/{name}", f"/dev/{name}")
+        mounts.remount_readonly(f"/dev/{name}", nodev=False)
 
 
 def _view(plan: Plan, room: Room) -> Scene:
@@ -161,13 +223,18 @@ def _stage(stage: str, staged: tuple[str, ...]) -> None:
         mounts.bind_below(point, stage)
 
 
-def _limit(limits: Limits, *, processes: bool = True) -> None:
-    """setrlimit(2), inherited by all that runs in the room; never above what we have ourselves."""
+def limit(limits: Limits, *, processes: bool) -> None:
+    """setrlimit(2), inherited by all that runs in the room; never above what we have ourselves.
+
+    Without root the number of `processes` is limited only inside the room.
+    """
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_DATA, limits.memory_bytes)
     _lower(resource.RLIMIT_NOFILE, limits.open_files)
     if processes:
         _lower(resource.RLIMIT_NPROC, limits.processes)
+    if limits.nice or limits.io_class or limits.cpu_percent:
+        step_back(limits)
 
 
 def _lower(kind: int, value: int) -> None:
@@ -177,12 +244,7 @@ def _lower(kind: int, value: int) -> None:
 
 
 def _brief(plan: Plan, room: Room, peer_uid: int, access: Access | None, view: Scene) -> Brief:
-    return Brief(
-        room=room,
-        mode=plan.mode,
-        places=plan.places,
-        job=plan.job(room.job) if room.job else None,
-        repository=plan.repository(room.repository) if room.repository else None,
+    return outline(plan, room, walls(room.grant, plan.mode))._replace(
         access=access,
         peer_uid=peer_uid,
         hostname=socket.gethostname(),

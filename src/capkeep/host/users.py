@@ -1,9 +1,11 @@
 """Users and groups that rooms run as: look them up, make them, take them away.
 
-Made with useradd(8) and groupadd(8) of Debian's essential `passwd` package.
+Made by systemd-sysusers(8) where systemd runs the host, as packages' users are; else with
+useradd(8) and groupadd(8) of Debian's essential `passwd` package.
 """
 
 import grp
+import os
 import pwd
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +15,7 @@ from capkeep.errors import CapkeepError
 from capkeep.host.commands import run_command
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+SYSUSERS: Final = "/usr/bin/systemd-sysusers"
 NOLOGIN: Final = "/usr/sbin/nologin"
 
 
@@ -43,6 +46,12 @@ def ids(names: Iterable[str]) -> Mapping[str, tuple[int, int]]:
     return found
 
 
+def groups(names: Iterable[str]) -> Mapping[str, tuple[int, ...]]:
+    """The gids of all groups of each user that exists, as initgroups(3) would join them."""
+    found = ((name, _lookup(name)) for name in names)
+    return {name: tuple(os.getgrouplist(name, e.pw_gid)) for name, e in found if e is not None}
+
+
 def group_id(name: str) -> int:
     """The gid of a group. Raises UserError."""
     try:
@@ -60,6 +69,17 @@ def make(name: str) -> None:
 def make_group(name: str) -> None:
     """A system group. Raises UserError."""
     _do("/usr/sbin/groupadd", "--system", name)
+
+
+def declared(names: Iterable[str], group: str) -> tuple[str, ...]:
+    """The same users and group as lines of sysusers.d(5)."""
+    rooms = [f'u {name} - "capkeep room" /nonexistent {NOLOGIN}' for name in names]
+    return (*rooms, *(() if group in names else (f"g {group} -",)))
+
+
+def make_declared(line: str) -> None:
+    """Make what one line of sysusers.d(5) says. Raises UserError."""
+    _do(SYSUSERS, "--inline", line)
 
 
 def remove(name: str) -> None:

@@ -5,9 +5,11 @@ the kernel escapes it; everything else here is the kernel's own word.
 """
 
 import os
+import socket
+import struct
 from typing import Final, NamedTuple
 
-from capkeep.kernel import libc, mounts
+from capkeep.kernel import landlock, libc, mounts
 
 # In the order of their bits (capabilities(7), include/uapi/linux/capability.h).
 CAPABILITIES: Final = tuple(f"CAP_{name}" for name in (
@@ -19,6 +21,7 @@ CAPABILITIES: Final = tuple(f"CAP_{name}" for name in (
     "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
 ))  # fmt: skip
 NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+OVERFLOW_ID: Final = 65534  # what ids without a name in a user namespace look like (proc(5))
 _PR_GET_DUMPABLE: Final = 3
 
 
@@ -37,23 +40,27 @@ class Facts(NamedTuple):
     no_new_privs: bool
     seccomp: int  # 0 none, 1 strict, 2 filter
     seccomp_filters: int
+    landlock: int  # the version (ABI) of it that is offered here, 0 for none; not per process
     namespaces: tuple[tuple[str, int], ...]  # those that may be read: name, inode
     separated: tuple[str, ...]  # namespaces that are not the host's
     interfaces: tuple[str, ...]
-    writable: tuple[str, ...]  # mount points whose flags let somebody write
+    writable: tuple[str, ...]  # mount points within reach whose flags let somebody write
     dumpable: bool | None  # may processes of the same user read its memory; None: not known
+    proc: tuple[str, ...] = ()  # what its /proc hides: "hidepid=invisible", "subset=pid"
 
 
 def read_facts(pid: int | None, host: tuple[tuple[str, int], ...]) -> Facts:
     """Facts of a process of this pid namespace; None for this process itself.
 
     `host` are the host's namespaces. Those of a process that may not be traced cannot be read and
-    are absent. Raises OSError (ProcessLookupError, FileNotFoundError when it has ended).
+    are absent. Another process is looked at by one that reaches the same directories.
+    Raises OSError (ProcessLookupError, FileNotFoundError when it has ended).
     """
     base = f"/proc/{pid or 'self'}"
     status = _status(base)
     own = namespaces(base)
     outside = dict(host)
+    seen = tuple(mounts.visible(mounts.read_mounts(pid)))
     return Facts(
         pid=pid or os.getpid(),
         uids=_numbers(status["Uid"]),
@@ -67,12 +74,29 @@ def read_facts(pid: int | None, host: tuple[tuple[str, int], ...]) -> Facts:
         no_new_privs=status["NoNewPrivs"].strip() == b"1",
         seccomp=int(status.get("Seccomp", b"0")),
         seccomp_filters=int(status.get("Seccomp_filters", b"0")),
+        landlock=landlock.abi(),
         namespaces=own,
         separated=tuple(n for n, inode in own if n in outside and inode != outside[n]),
         interfaces=_interfaces(base),
-        writable=_writable(pid),
+        writable=tuple(sorted({m.point for m in seen if m.writable and _reached(m.point)})),
         dumpable=_dumpable(pid, base),
+        proc=tuple(o for m in seen if m.point == "/proc" for o in m.super_options if _hides(o)),
     )
+
+
+def _reached(point: str) -> bool:
+    """Whether the way to a mount point is open; the mount itself, which may hang, is not asked.
+
+    Without root nobody can change the mounts below directories that are closed to him: they keep
+    their flags, and bubblewrap passes over them.
+    """
+    try:
+        os.stat(os.path.join(os.path.dirname(point), "."))
+    except PermissionError:
+        return False
+    except OSError:
+        return True  # strange, and so to be seen
+    return True
 
 
 def own_bounding() -> tuple[str, ...]:
@@ -80,9 +104,23 @@ def own_bounding() -> tuple[str, ...]:
     return capability_names(int(_status("/proc/self")["CapBnd"], 16))
 
 
+def peer_uid(sock: socket.socket) -> int:
+    """The uid that connected, from the kernel (SO_PEERCRED, unix(7))."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[1])
+
+
 def host_namespaces() -> tuple[tuple[str, int], ...]:
     """The namespaces of the caller, which is a process of the host itself."""
     return namespaces("/proc/self")
+
+
+def host_filters() -> int:
+    """How many system call filters everything on this host has, such as a container's: init's."""
+    try:
+        return int(_status("/proc/1").get("Seccomp_filters", b"0"))
+    except OSError:
+        return 0  # hidden, as hidepid= does (proc(5))
 
 
 def namespaces(base: str) -> tuple[tuple[str, int], ...]:
@@ -127,9 +165,9 @@ def _interfaces(base: str) -> tuple[str, ...]:
     return tuple(os.fsdecode(line.partition(b":")[0].strip()) for line in lines if line)
 
 
-def _writable(pid: int | None) -> tuple[str, ...]:
-    points = {m.point for m in mounts.visible(mounts.read_mounts(pid)) if m.writable}
-    return tuple(sorted(points))
+def _hides(option: str) -> bool:
+    """Whether it is one of the options of proc(5) that hide something."""
+    return option.startswith(("hidepid=", "subset="))
 
 
 def _dumpable(pid: int | None, base: str) -> bool | None:

@@ -1,4 +1,4 @@
-"""Landlock: writing only below given paths, TCP only to given ports, no reaching out of the room.
+"""Landlock: writing only below given paths, no TCP, no reaching out of the room.
 
 Read-only mounts do not stop writing to a world-writable FIFO that lies on them, and nothing but a
 scope stops a signal to another process of the same user; both were measured.
@@ -15,7 +15,7 @@ from capkeep.kernel import libc
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ASK_VERSION: Final = 1
-_RULE_PATH, _RULE_PORT = 1, 2
+_RULE_PATH: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _WRITE_FILE, _TRUNCATE, _IOCTL_DEV = 1 << 1, 1 << 14, 1 << 15
@@ -46,15 +46,15 @@ def write_rights(version: int) -> int:
 
 def restrict(
     writable: Sequence[str],
-    connect_ports: Sequence[int] | None,
     *,
+    network: bool,
     special: Sequence[str] = ("/dev/null",),
 ) -> int:
     """Confine this process and its children for ever; returns the ABI in force, 0 for none.
 
     `writable` are directories or files; `special` are device files that may be written where they
-    exist. TCP (from ABI 4): no bind, connect only to `connect_ports`; None for those who were
-    granted the network. From ABI 6: no abstract sockets and no signals to processes outside.
+    exist. Without `network` no TCP (from ABI 4): neither bind nor connect.
+    From ABI 6: no abstract sockets and no signals to processes outside.
     Raises OSError when a path of `writable` is missing, or when the kernel has Landlock and
     refuses.
     """
@@ -62,17 +62,13 @@ def restrict(
     if not version:
         return 0
     handled = write_rights(version)
-    ruleset = _create(version, handled, tcp=connect_ports is not None)
+    ruleset = _create(version, handled, tcp=not network)
     try:
         for path in writable:
             _allow_path(ruleset, path, handled)
         for path in special:
             if os.path.exists(path):
                 _allow_path(ruleset, path, handled)
-        if version >= 4:
-            for port in connect_ports or ():
-                rule = struct.pack("QQ", _CONNECT_TCP, port)
-                libc.syscall(f"port {port}", _ADD_RULE, ruleset, _RULE_PORT, rule, 0)
         libc.prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
         libc.syscall("landlock", _RESTRICT_SELF, ruleset, 0)
     finally:

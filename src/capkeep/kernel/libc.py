@@ -5,10 +5,13 @@ Numbers from 424 on are the same on every architecture (include/uapi/asm-generic
 
 import ctypes
 import os
+import struct
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_RENAME_NOREPLACE: Final = 1  # linux/fs.h
+_CAPABILITY_VERSION_3: Final = 0x20080522  # linux/capability.h
 
 Argument = int | bytes | ctypes.Array[ctypes.c_char] | ctypes.c_void_p | None
 
@@ -44,3 +47,26 @@ def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int) -
     if _libc.mount(source, target, kind, ctypes.c_ulong(flags), None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fsdecode(target))
+
+
+def rename_noreplace(folder: int, old: str, new: str) -> None:
+    """renameat2(2) with RENAME_NOREPLACE, of names in a directory. Raises OSError.
+
+    FAT and SMB have no hard links, but this; some filesystems know neither (EINVAL).
+    """
+    result = _libc.renameat2(
+        folder, os.fsencode(old), folder, os.fsencode(new), ctypes.c_uint(_RENAME_NOREPLACE)
+    )
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), new)
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2) for this thread, of masks with 64 bits. Raises OSError."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    halves = [mask >> shift & 0xFFFFFFFF for shift in (0, 32)
+              for mask in (effective, permitted, inheritable)]  # fmt: skip
+    if _libc.capset(header, struct.pack("=6I", *halves)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "capset")

@@ -176,6 +176,17 @@ def spawn(
     return child
 
 
+def branch(work: Callable[[], None]) -> int:
+    """Do `work` in a copy of this program, which ends with it; its process id, to be waited for."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return pid
+
+
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     """Become another program (execve(2)). Raises OSError."""
     os.execve(argv[0], list(argv), dict(env))

@@ -26,9 +26,12 @@ class Profile(StrEnum):
 
     ROOM = "room"  # our own programs; so it allows all that the engine below them needs
     RUNNER = "runner"  # asks rooms on unix sockets
-    VAULT = "vault"  # the vault and what it starts: rclone
+    VAULT = "vault"  # the vault, the notifier, and what they start
+    SEALED = "sealed"  # a command that may read everybody's files: no socket of any kind
     READ = "read"  # an engine that reads files and writes a cache
     RESTORE = "restore"  # an engine that makes files
+    HOST = "host"  # as ROOM, for one in which servers are started for a moment
+    SERVER = "server"  # such a server, and whoever asks it
 
 
 class Arch(NamedTuple):
@@ -61,12 +64,11 @@ _TCP, _UDP = 6, 17
 # CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. NEWTIME's bit lies in
 # clone's exit signal, where it is no flag.
 _CLONE_NEW: Final = 0x7E020000
-_CLONE_THREAD: Final = 0x00010000
 # TIOCSTI, TIOCLINUX put words into a terminal's mouth; FIOSETOWN, SIOCSPGRP aim SIGIO at others.
 _IOCTLS: Final = (0x5412, 0x541C, 0x8901, 0x8902)
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # SIGIO of any number to any process of the user
 
-_O_CREAT, _SETID_BITS = 0o100, 0o6000
+_CREATING, _SETID_BITS = 0o20000100, 0o6000  # O_CREAT, and O_TMPFILE without O_DIRECTORY
 
 
 def _plain(argument: int) -> Condition:
@@ -75,16 +77,22 @@ def _plain(argument: int) -> Condition:
 
 
 def _creating(flags: int) -> Condition:
-    """Without O_CREAT the kernel does not look at the mode, which may then be anything."""
-    return Condition(flags, (0,), _O_CREAT, suffices=True)
+    """Unless it creates a file the kernel does not look at the mode, which may then be anything."""
+    return Condition(flags, (0,), _CREATING, suffices=True)
 
 
+_IDENTITY: Final = (
+    "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid",
+    "setgroups", "capset", "memfd_create", "execveat", "pidfd_open", "pidfd_send_signal",
+)  # fmt: skip
 _NO_SETID: Final[Rules] = {
     "chmod": (_plain(1),),
     "fchmod": (_plain(1),),
     "fchmodat": (_plain(2),),
     "fchmodat2": (_plain(2),),
     "creat": (_plain(1),),
+    "mknod": (_plain(1),),
+    "mknodat": (_plain(2),),
     "open": (_creating(1), _plain(2)),
     "openat": (_creating(2), _plain(3)),
 }
@@ -105,24 +113,28 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     """What a profile denies outright, and what depends on arguments. `pid` is the engine's own."""
     if profile is Profile.ROOM:
         return NEVER, _ROOM_RULES
+    if profile in (Profile.HOST, Profile.SERVER):
+        # PostgreSQL keeps a second server from its files by a segment (src/backend/port/sysv_shmem.c).
+        never = {name: numbers for name, numbers in NEVER.items() if not name.startswith("shm")}
+        if profile is Profile.HOST:
+            return never, _ROOM_RULES
+        identity = {name: ENGINE[name] for name in _IDENTITY}
+        return never | identity, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
     if profile is Profile.VAULT:
         return NEVER, _ROOM_RULES | _NO_SETID
     if profile is Profile.RUNNER:
         return NEVER, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
+    if profile is Profile.SEALED:
+        # A pair as well: what is sent on one end may be addressed to anybody (unix(7), SOCK_DGRAM).
+        sockets = {name: ENGINE[name] for name in ("socket", "socketpair")}
+        return NEVER | sockets, {k: v for k, v in _ROOM_RULES.items() if k != "socket"} | _NO_SETID
     own = Condition(0, (pid,))
-    engine: Rules = _ROOM_RULES | {
-        "socket": (
-            Condition(0, (_AF_INET,)),
-            Condition(1, (_STREAM,), _SOCKET_TYPE),
-            Condition(2, (0, _TCP)),
-        ),
-        "clone": (Condition(0, (_CLONE_THREAD,), _CLONE_NEW | _CLONE_THREAD),),
-        "kill": (own,),
-        "tgkill": (own,),
-    }
+    engine = {k: v for k, v in _ROOM_RULES.items() if k != "socket"}
+    engine |= {"kill": (own,), "tgkill": (own,)}
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
-    return NEVER | ENGINE | CHANGING, engine | _NO_SETID
+    plain = {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
+    return NEVER | ENGINE | CHANGING, engine | plain
 
 
 # -- the program: struct sock_filter { u16 code; u8 jt; u8 jf; u32 k; }

@@ -44,11 +44,14 @@ NEVER: Final[Numbers] = {
     "mq_timedreceive": (243, 183), "mq_notify": (244, 184), "mq_getsetattr": (245, 185),
 }  # fmt: skip
 
-# Further, for an engine: it has one process, which dials out and changes nothing of its own identity.
+# Further, for an engine: it starts its relay, makes no socket, says nothing on the one that it was
+# given but what sendmsg(2) can say, and changes nothing of its own identity.
 ENGINE: Final[Numbers] = {
     "fork": (57, -1), "vfork": (58, -1), "execveat": (322, 281), "memfd_create": (319, 279),
-    "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242),
-    "socketpair": (53, 199), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138),
+    "socket": (41, 198), "connect": (42, 203), "sendto": (44, 206), "recvfrom": (45, 207),
+    "recvmsg": (47, 212), "recvmmsg": (299, 243), "sendmmsg": (307, 269), "shutdown": (48, 210),
+    "setsockopt": (54, 208), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
+    "accept4": (288, 242), "socketpair": (53, 199), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
     "setuid": (105, 146), "setgid": (106, 144), "setreuid": (113, 145), "setregid": (114, 143),
     "setresuid": (117, 147), "setresgid": (119, 149), "setfsuid": (122, 151),
@@ -69,5 +72,5 @@ RULED: Final[Numbers] = {
     "socket": (41, 198), "ioctl": (16, 29), "fcntl": (72, 25), "clone": (56, 220),
     "clone3": (435, 435), "kill": (62, 129), "tgkill": (234, 131), "chmod": (90, -1),
     "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "creat": (85, -1),
-    "open": (2, -1), "openat": (257, 56), "openat2": (437, 437),
+    "mknod": (133, -1), "mknodat": (259, 33), "open": (2, -1), "openat": (257, 56), "openat2": (437, 437),
 }  # fmt: skip

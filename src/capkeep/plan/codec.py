@@ -38,10 +38,9 @@ def dumps(value: object) -> str:
 def loads(kind: type[T], text: str | bytes) -> T:
     """Parse JSON into a `kind`. Raises DecodeError."""
     try:
-        plain = json.loads(text)
-    except ValueError as error:
+        return from_plain(kind, json.loads(text))
+    except (ValueError, RecursionError) as error:  # the latter: it is nested too deeply
         raise DecodeError(f"not JSON: {error}") from error
-    return from_plain(kind, plain)
 
 
 def _build(kind: object, plain: object, where: str) -> object:

@@ -7,25 +7,49 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from capkeep import __version__
-from capkeep.config.model import Config, HostConfig, JobConfig, LimitsConfig, RepositoryConfig
+from capkeep.config.model import (
+    CheckConfig,
+    Config,
+    JobConfig,
+    LimitsConfig,
+    NotifyConfig,
+    RepositoryConfig,
+    ResourcesConfig,
+    RetentionConfig,
+)
 from capkeep.errors import ConfigError
+from capkeep.plan import copies, dumps, giver, hooks, prover
 from capkeep.plan.model import (
     Access,
+    Check,
     Door,
+    Drill,
     Grant,
     Job,
     Limits,
     Mode,
+    Notify,
+    NotifyKind,
+    Origin,
     Places,
     Plan,
     Repository,
+    Resources,
+    Retention,
     Room,
     RoomKind,
     Secret,
+    Starter,
     View,
+    Watch,
+    When,
     Wire,
+    job_tag,
+    room_user,
+    room_users,
 )
-from capkeep.values import PLAIN_STORES, SEALED_STORES
+from capkeep.plan.timetable import Timetable, timetables
+from capkeep.values import GIVEN_STORES, PLAIN_STORES, SEALED_STORES, SecretSource
 
 READ_CAPABILITIES: Final = ("CAP_DAC_READ_SEARCH",)
 RESTORE_CAPABILITIES: Final = (
@@ -36,8 +60,17 @@ RESTORE_CAPABILITIES: Final = (
     "CAP_SETFCAP",
     "CAP_MKNOD",
 )
+# Devices cannot be made in a namespace of one's own (user_namespaces(7)).
+PROVE_CAPABILITIES: Final = tuple(c for c in RESTORE_CAPABILITIES if c != "CAP_MKNOD")
+# A vault's whose mirror's files belong to their owners.
+MIRROR_CAPABILITIES: Final = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER")
 RCLONE_SCHEMES: Final = ("s3", "rclone")
 RUNNER_CALLERS: Final = 16
+NOTIFIER_CALLERS: Final = 16  # every run has its own, and waits while it is tried again
+NOTIFIER_MEMORY: Final = 512 << 20  # bytes; servers outside decide what it has to hold
+KEEPERS: Final = ".keeper"  # a vault of the keeper's alone; no repository's name has a dot
+# Of all that runs as a lent user on this host (setrlimit(2)), and that is a busy server too.
+LENT_PROCESSES: Final = 1 << 16
 SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero byte
 
 
@@ -50,15 +83,20 @@ class HostFacts(NamedTuple):
     interpreter: str
     package: str
     hostname: str
-    users: Mapping[str, tuple[int, int]] = {}  # system mode: uid and gid of each `users_needed`
+    users: Mapping[
+        str, tuple[int, int]
+    ] = {}  # system mode: uid and gid of each `users_needed` and `users_lent`
+    groups: Mapping[str, tuple[int, ...]] = {}  # system mode: all groups of each `users_lent`
     caller: tuple[int, int] = (0, 0)  # user mode: the user's own uid and gid
     caller_name: str = ""
+    starter: Starter = Starter.DOORS
+    subordinate: tuple[int, int] = (0, 0)  # first and number of the prover's own further ids
     rclone: str = ""  # absolute path; what a vault reaches S3, sftp and the like with
 
 
 def users_needed(config: Config) -> tuple[str, ...]:
     """The users that the rooms run as in system mode, the runner's first."""
-    return tuple(_user(config.host, kind) for kind in RoomKind)
+    return room_users(config.host.user_prefix)
 
 
 def compile_plan(config: Config, host: HostFacts) -> Plan:
@@ -71,19 +109,39 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
         interpreter=host.interpreter,
         package=host.package,
         repositories=tuple(_repository(r, host) for r in config.repositories),
-        jobs=tuple(_job(j, host) for j in config.jobs),
+        jobs=tuple(
+            dumps.with_dumps(
+                _job(j, host.hostname, host.places.canary), j.dumps, config, host.places
+            )
+            for j in config.jobs
+        ),
         rooms=tuple(rooms.all()),
         capkeep_version=__version__,
+        starter=host.starter,
+        accepted=config.host.accept_missing,
+        name=config.host.user_prefix,
+        notify=tuple(_notify(n, config) for n in config.notify),
+        metrics=config.metrics_directory,
+        dumps=tuple(map(dumps.compiled, dumps.taken(config))),
+        hooks=tuple(map(hooks.compiled, hooks.taken(config))),
+        watch=Watch(config.watch.every_seconds, config.watch.grace_seconds),
     )
     _check_doors(plan)
     return plan
 
 
-def _user(host: HostConfig, kind: RoomKind) -> str:
-    return host.user_prefix if kind is RoomKind.RUNNER else f"{host.user_prefix}-{kind}"
+def configured(config: Config) -> tuple[Timetable, ...]:
+    """What is to happen by itself, whatever host this is."""
+    return tuple(t for job in config.jobs for t in timetables(_job(job, "", "")))
 
 
 def _check_doors(plan: Plan) -> None:
+    names = [room.name for room in plan.rooms]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"two rooms would be called {twice[0]}",
+            hint="rename one of the jobs or repositories whose names, put together, are the same",
+        )
     for room in plan.rooms:
         if room.door and len(room.door.path.encode()) > SOCKET_PATH_BYTES:
             raise ConfigError(
@@ -106,6 +164,7 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
         "ca-file": repository.ca_file,
         "port": str(repository.port or ""),
         "region": repository.region,
+        "remote-path": repository.remote_path,
     }
     return Repository(
         name=repository.name,
@@ -115,6 +174,39 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
         environment=repository.environment,
         options=tuple((k, v) for k, v in options.items() if v),
         engine_network=repository.engine_network,
+        key_exported=repository.key_exported,
+        environment_folder=repository.environment_folder,
+        owners=repository.owners if repository.owners != "metadata" else "",
+    )
+
+
+def _notify(notify: NotifyConfig, config: Config) -> Notify:
+    """A channel with the jobs that it tells of: those that it names and that do not name others."""
+    jobs = [
+        job
+        for job in config.jobs
+        if (not notify.jobs or job.name in notify.jobs)
+        and (not job.notify or notify.name in job.notify)
+    ]
+    kept = [name for job in jobs for name in job.repositories]
+    return Notify(
+        name=notify.name,
+        kind=NotifyKind(notify.kind),
+        when=When(notify.when),
+        jobs=tuple(job.name for job in jobs),
+        repositories=tuple(dict.fromkeys(kept)),
+        log=notify.log,
+        retry_seconds=notify.retry_seconds,
+        ca_file=notify.ca_file,
+        url=notify.url,
+        headers=notify.headers,
+        to=notify.to,
+        sender=notify.sender,
+        host=notify.host,
+        port=notify.port,
+        tls=notify.tls,
+        user=notify.user,
+        program=notify.program,
     )
 
 
@@ -122,7 +214,7 @@ def _through_rclone(repository: RepositoryConfig) -> bool:
     return repository.location.scheme in RCLONE_SCHEMES and not repository.engine_network
 
 
-def _job(job: JobConfig, host: HostFacts) -> Job:
+def _job(job: JobConfig, hostname: str, canary: str) -> Job:
     return Job(
         name=job.name,
         repositories=job.repositories,
@@ -130,14 +222,62 @@ def _job(job: JobConfig, host: HostFacts) -> Job:
         exclude=job.exclude,
         may_miss=tuple(glob.text for glob in job.may_miss),
         one_file_system=job.one_file_system,
-        canary=host.places.canary if job.canary else "",
+        canary=canary if job.canary else "",
         max_shrink_percent=job.max_shrink_percent,
         allow_empty=job.allow_empty,
-        tags=job.tags,
-        host=job.host or host.hostname,
+        tags=(*job.tags, job_tag(job.name)),
+        host=job.host or hostname,
         timeout_seconds=job.timeout_seconds,
         max_age_seconds=job.max_age_seconds,
+        schedule=job.schedule,
+        check=_check(job.check),
+        retention=_retention(job.retention),
+        drill=Drill(**vars(job.drill)) if job.drill else None,
+        copies=copies.compiled(job.copies),
+        spread_seconds=job.spread_seconds,
+        on_battery=job.on_battery,
+        on_metered=job.on_metered,
+        resources=_resources(job.resources),
+        hooks=hooks.of_job(job),
     )
+
+
+def _resources(resources: ResourcesConfig) -> Resources:
+    return Resources(
+        upload_bytes=resources.upload_bytes,
+        download_bytes=resources.download_bytes,
+        lock_wait_seconds=resources.lock_wait_seconds,
+        retries=resources.retries,
+        retry_wait_seconds=resources.retry_wait_seconds,
+    )
+
+
+def _job_limits(limits: Limits, resources: ResourcesConfig) -> Limits:
+    """Of the rooms that work for one job alone."""
+    memory = resources.memory_bytes
+    return limits._replace(
+        memory_bytes=min(memory, limits.memory_bytes) if memory else limits.memory_bytes,
+        nice=resources.nice,
+        io_class=resources.io_class,
+        io_priority=resources.io_priority,
+        cpu_percent=resources.cpu_percent,
+        all_memory_bytes=memory,
+    )
+
+
+def _check(check: CheckConfig | None) -> Check | None:
+    if check is None:
+        return None
+    return Check(
+        after_backup=check.after_backup,
+        schedule=check.schedule,
+        read_data=check.read_data.part,
+        rotate_seconds=check.read_data.rotate_seconds,
+    )
+
+
+def _retention(retention: RetentionConfig | None) -> Retention | None:
+    return Retention(**vars(retention)) if retention else None
 
 
 def _limits(limits: LimitsConfig) -> Limits:
@@ -166,11 +306,25 @@ class _Rooms:
         """Every room, in the order in which people think of them."""
         by_name = {r.name: r for r in self._config.repositories}
         rooms = [self._runner()]
+        if self._config.notify:
+            rooms.append(self._notifier())
+        runner = self._id(RoomKind.RUNNER)
+        rooms += [
+            dumps.room(dump, self._places, self._lent(dump.user), runner)
+            for dump in dumps.taken(self._config)
+        ]
+        rooms += [
+            hooks.room(hook, self._places, self._lent(hook.user), runner)
+            for hook in hooks.taken(self._config)
+        ]
         for job in self._config.jobs:
             rooms += [self._reader(job, by_name[name]) for name in job.repositories]
         for repository in self._config.repositories:
             if not repository.engine_network:
-                rooms.append(self._vault(repository))
+                rooms.append(self._vault(repository, dict(repository.credentials)))
+                if repository.keeper_credentials:
+                    login = dict((*repository.credentials, *repository.keeper_credentials))
+                    rooms.append(self._vault(repository, login, KEEPERS))
             rooms.append(
                 self._engine_room(
                     RoomKind.KEEPER, repository, Access.ADMIN, door_uid=self._id(RoomKind.RUNNER)[0]
@@ -185,6 +339,17 @@ class _Rooms:
                     capabilities=RESTORE_CAPABILITIES,
                 )
             )
+            if scratches := prover.scratches(self._config, repository.name):
+                rooms.append(self._prover(repository, scratches))
+            if self._system and giver.wanted(self._config, repository.engine):
+                viewer = self._engine_room(RoomKind.VIEWER, repository, Access.APPEND)
+                reaching = self._id(RoomKind.PROVER)[1]
+                rooms.append(giver.room(viewer, self._places, self._host.group, reaching))
+        by_job = {job.name: job for job in self._config.jobs}
+        rooms += [
+            self._copier(by_job[job], by_name[origin], by_name[target])
+            for job, origin, target in copies.pairs(self._config)
+        ]
         return rooms
 
     # -- ids
@@ -192,7 +357,7 @@ class _Rooms:
     def _id(self, kind: RoomKind) -> tuple[int, int]:
         if not self._system:
             return self._host.caller
-        return self._host.users[_user(self._config.host, kind)]
+        return self._host.users[room_user(self._config.host.user_prefix, kind)]
 
     def _root(self) -> tuple[int, int]:
         """Who stands above the rooms: root, or in user mode the user."""
@@ -201,8 +366,29 @@ class _Rooms:
     def _grant(self, kind: RoomKind) -> Grant:
         """A grant with a user and limits, and nothing allowed yet."""
         uid, gid = self._id(kind)
-        user = _user(self._config.host, kind) if self._system else self._host.caller_name
+        user = (
+            room_user(self._config.host.user_prefix, kind)
+            if self._system
+            else self._host.caller_name
+        )
         return Grant(user=user, uid=uid, gid=gid, limits=self._limits)
+
+    def _lent(self, user: str) -> Grant:
+        """The same as a user whom the configuration names.
+
+        His further groups are granted: no directive keeps systemd from joining them
+        (systemd.exec(5), SupplementaryGroups=).
+        """
+        uid, gid = self._host.users[user] if self._system else self._host.caller
+        groups = self._host.groups.get(user, ()) if self._system else ()
+        processes = max(LENT_PROCESSES, self._limits.processes)
+        return Grant(
+            user=user,
+            uid=uid,
+            gid=gid,
+            limits=self._limits._replace(processes=processes),
+            groups=tuple(sorted(set(groups) - {gid})),
+        )
 
     def _capabilities(self, capabilities: tuple[str, ...]) -> tuple[str, ...]:
         return capabilities if self._system else ()
@@ -213,9 +399,12 @@ class _Rooms:
         """Writes the records, reads the plan, asks the others; holds no secret."""
         places = self._places
         group = self._host.group if self._system else self._host.caller[1]
+        metrics = self._config.metrics_directory
         # With that group it may read the plan, and whoever may ask may read what it writes down.
         grant = self._grant(RoomKind.RUNNER)._replace(
-            gid=group, read=(places.run, places.plan), write=(places.records, places.log)
+            gid=group,
+            read=(places.run, places.plan),
+            write=tuple(filter(None, (places.records, places.log, places.stamps, metrics))),
         )
         door = Door(
             path=places.runner_socket,
@@ -226,46 +415,82 @@ class _Rooms:
         )
         return Room(name="runner", kind=RoomKind.RUNNER, grant=grant, door=door)
 
+    def _notifier(self) -> Room:
+        """Has the network and the channels' secrets, and sees nothing but programs."""
+        channels = self._config.notify
+        uid, gid = self._id(RoomKind.RUNNER)
+        files = [n.ca_file for n in channels] + [f for n in channels for f in n.files]
+        files += [n.program for n in channels if not n.program.startswith(("/usr/", "/bin/"))]
+        libraries = any(n.kind == NotifyKind.APPRISE for n in channels)
+        if libraries and not self._host.package.startswith("/usr/"):
+            files.append(self._host.package)  # Apprise and what it needs are installed beside us
+        memory = min(NOTIFIER_MEMORY, self._limits.memory_bytes)
+        return Room(
+            name="notifier",
+            kind=RoomKind.NOTIFIER,
+            grant=self._grant(RoomKind.NOTIFIER)._replace(
+                network=True,
+                read=tuple(dict.fromkeys(filter(None, files))),
+                limits=self._limits._replace(memory_bytes=memory),
+            ),
+            door=Door(f"{self._places.run}/notifier.sock", uid, gid, 0o600, NOTIFIER_CALLERS),
+            secrets=tuple(
+                Secret(f"{n.name}.{key}", source) for n in channels for key, source in n.secrets
+            ),
+        )
+
     def _reader(self, job: JobConfig, repository: RepositoryConfig) -> Room:
         """Reads every file of the job, writes nothing but its cache."""
         name = f"reader-{job.name}-{repository.name}"
         canary = (self._places.canary,) if job.canary else ()
+        staged = (dumps.staging(self._places, name) for name in job.dumps)
         uid, gid = self._id(RoomKind.RUNNER)
         room = self._engine_base(RoomKind.READER, name, repository, Access.APPEND)
         grant = room.grant._replace(
             capabilities=self._capabilities(READ_CAPABILITIES),
             view=View.HOST,
-            sources=tuple(dict.fromkeys(job.include + canary)),
+            sources=tuple(dict.fromkeys((*job.include, *staged, *canary))),
             hide=self._hidden(),
+            limits=_job_limits(self._limits, job.resources),
         )
-        door = Door(f"{self._places.run}/{name}.sock", uid, gid, 0o600)
+        # A drill comes again and again, as streams do, while the visit before is still ending.
+        several = dumps.streams(self._config, job.dumps) or job.drill is not None
+        visits = dumps.visits(stream=several)
+        door = Door(f"{self._places.run}/{name}.sock", uid, gid, 0o600, visits)
         return room._replace(job=job.name, grant=grant, door=door)
 
     def _hidden(self) -> tuple[str, ...]:
         """What no room that reads files may see: secrets, repositories, other rooms' places."""
         places = self._places
         own = [places.secrets, places.cache, places.run, f"{places.state}/vault"]
+        own.append(f"{places.state}/keys")
         secrets = [s for r in self._config.repositories for s in r.secrets]
+        secrets += [source for n in self._config.notify for _, source in n.secrets]
         files = [s.file for s in secrets if s.file]
-        stores = PLAIN_STORES + SEALED_STORES
+        stores = PLAIN_STORES + SEALED_STORES + GIVEN_STORES
         credentials = [f"{d}/{s.credential}" for s in secrets if s.credential for d in stores]
         local = [r.location.path for r in self._config.repositories if r.location.is_local]
+        own += [path for path in prover.all_scratches(self._config) if path]
         return _outermost([*own, *local, *files, *credentials])
 
-    def _vault(self, repository: RepositoryConfig) -> Room:
+    def _vault(
+        self, repository: RepositoryConfig, login: dict[str, SecretSource], suffix: str = ""
+    ) -> Room:
         """The only one with the repository's disk or network; has no key to what is in it."""
         location = repository.location
         own = f"{self._places.state}/vault/{repository.name}"
-        secrets = [Secret(name, source) for name, source in repository.credentials]
-        if repository.identity:
+        secrets = [Secret(name, source) for name, source in login.items()]
+        if repository.identity and "identity" not in login:
             secrets.append(Secret("identity", repository.identity))
+        on_disk = repository.owners != "metadata"
         grant = self._grant(RoomKind.VAULT)._replace(
+            capabilities=self._capabilities(MIRROR_CAPABILITIES if on_disk else ()),
             network=not location.is_local,
             read=self._vault_files(repository),
             write=(location.path, own) if location.is_local else (own,),
         )
         return Room(
-            name=f"vault-{repository.name}",
+            name=f"vault-{repository.name}{suffix}",
             kind=RoomKind.VAULT,
             grant=grant,
             repository=repository.name,
@@ -298,12 +523,45 @@ class _Rooms:
             door = Door(f"{self._places.run}/{name}.sock", door_uid, gid, 0o600)
         return room._replace(grant=grant, door=door)
 
+    def _prover(self, repository: RepositoryConfig, scratches: tuple[str, ...]) -> Room:
+        """Restores into its scratch; what it may do with owners it may in a namespace of its own."""
+        room = self._engine_room(
+            RoomKind.PROVER, repository, Access.APPEND, door_uid=self._id(RoomKind.RUNNER)[0]
+        )
+        ids = self._host.subordinate if self._system else (0, 0)
+        servers = self._system and prover.servers(self._config, repository.name)
+        names = PROVE_CAPABILITIES + (prover.SERVER_CAPABILITIES if servers else ())
+        grant = room.grant._replace(
+            capabilities=names if ids[1] else (),
+            servers=servers,
+            write=(*room.grant.write, *(f"{path}/{room.name}" for path in scratches if path)),
+            subordinate=ids,
+        )
+        return room._replace(grant=grant)
+
+    def _copier(self, job: JobConfig, origin: RepositoryConfig, target: RepositoryConfig) -> Room:
+        """Has two vaults, of which one only reads and none removes, and sees no file."""
+        name = f"{RoomKind.COPIER}-{job.name}-{target.name}"
+        room = self._engine_base(RoomKind.COPIER, name, target, Access.COPY)
+        known = origin.password != SecretSource()
+        password = (Secret("origin-password", origin.password),) if known else ()
+        uid, gid = self._id(RoomKind.RUNNER)
+        return room._replace(
+            job=job.name,
+            grant=room.grant._replace(limits=_job_limits(self._limits, job.resources)),
+            door=Door(f"{self._places.run}/{name}.sock", uid, gid, 0o600),
+            origin=Origin(origin.name, Wire(f"vault-{origin.name}", Access.READ)),
+            secrets=(*room.secrets, *password),
+        )
+
     def _engine_base(
         self, kind: RoomKind, name: str, repository: RepositoryConfig, access: Access
     ) -> Room:
         """What every room with an engine has: a cache, the password, and a wire or the network."""
-        secrets = [Secret("password", repository.password)]
-        wire: Wire | None = Wire(f"vault-{repository.name}", access)
+        known = repository.password != SecretSource()
+        secrets = [Secret("password", repository.password)] if known else []
+        own = KEEPERS if access is Access.ADMIN and repository.keeper_credentials else ""
+        wire: Wire | None = Wire(f"vault-{repository.name}{own}", access)
         grant = self._grant(kind)._replace(write=(f"{self._places.cache}/{name}",))
         if repository.engine_network:
             wire = None

@@ -15,6 +15,17 @@ class NoPlanError(RefusedError):
 
 def load_plan(places: Places) -> Plan:
     """The plan of this host. Raises NoPlanError, RefusedError, DecodeError."""
+    head = load_head(places)
+    if head.get("version") != PLAN_VERSION:
+        raise RefusedError(
+            f"{places.plan} was written by capkeep {head.get('capkeep_version')}",
+            hint="run `capkeep apply` with the capkeep that is installed now",
+        )
+    return codec.from_plain(Plan, head)
+
+
+def load_head(places: Places) -> dict[str, object]:
+    """The plan as it is written, of any version. Raises NoPlanError, RefusedError."""
     path = places.plan
     try:
         with open(path, "rb") as file:
@@ -40,9 +51,6 @@ def load_plan(places: Places) -> Plan:
         raise RefusedError(
             f"{path} is damaged: {error}", hint="`capkeep apply` writes it anew"
         ) from error
-    if isinstance(head, dict) and head.get("version") != PLAN_VERSION:
-        raise RefusedError(
-            f"{path} was written by capkeep {head.get('capkeep_version')}",
-            hint="run `capkeep apply` with the capkeep that is installed now",
-        )
-    return codec.from_plain(Plan, head)
+    if not isinstance(head, dict):
+        raise RefusedError(f"{path} is damaged", hint="`capkeep apply` writes it anew")
+    return head

@@ -6,7 +6,7 @@ Paths are absolute strings. No secret is ever in here, only where a secret comes
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from capkeep.plan.places import Mode as Mode
 from capkeep.plan.places import Places as Places
@@ -25,6 +25,36 @@ class RoomKind(StrEnum):
     KEEPER = "keeper"
     VIEWER = "viewer"  # lists and compares snapshots for root; no capability
     RESTORER = "restorer"
+    NOTIFIER = "notifier"  # tells people and machines outside; has the network and no file
+    DUMPER = "dumper"  # writes out what a server holds, as that server's own user
+    HOOK = "hook"  # runs a command of the administrator's, with what the configuration grants it
+    PROVER = "prover"  # restores a part of a snapshot for a moment, and compares it
+    COPIER = "copier"  # copies snapshots from one repository into another; sees no file
+    GIVER = "giver"  # gives members of the group what they could read themselves; no capability
+
+
+# Those that run as users who are there already, and are not ours.
+LENT: Final = frozenset((RoomKind.DUMPER, RoomKind.HOOK))
+# Those that every member of the group may ask.
+OPEN_TO_MEMBERS: Final = frozenset((RoomKind.RUNNER, RoomKind.GIVER))
+
+
+def room_user(prefix: str, kind: RoomKind) -> str:
+    """The user that rooms of a kind run as; the runner's is the prefix alone."""
+    return prefix if kind is RoomKind.RUNNER else f"{prefix}-{kind}"
+
+
+def room_users(prefix: str) -> tuple[str, ...]:
+    """All of them, the runner's first."""
+    own = (kind for kind in RoomKind if kind not in LENT and kind is not RoomKind.GIVER)
+    return tuple(room_user(prefix, kind) for kind in own)
+
+
+class Starter(StrEnum):
+    """Who starts the rooms when somebody connects to their sockets."""
+
+    DOORS = "doors"  # `capkeep doors`, through bubblewrap
+    SYSTEMD = "systemd"  # socket units
 
 
 class View(StrEnum):
@@ -39,6 +69,8 @@ class Access(StrEnum):
 
     APPEND = "append"  # add and read; never remove or change
     ADMIN = "admin"  # the keeper's: may also remove
+    READ = "read"  # read, and make locks of its own; add nothing else
+    COPY = "copy"  # as APPEND, for copiers: where each right has a socket, it has one owner
 
 
 class Limits(NamedTuple):
@@ -48,6 +80,15 @@ class Limits(NamedTuple):
     processes: int = 512  # RLIMIT_NPROC: threads of the room's user
     open_files: int = 8192
     free_space_bytes: int = 256 << 20  # stop writing when a writable place has less than this
+    nice: int = 0  # nice(2)
+    io_class: str = ""  # "best-effort", "idle": ioprio_set(2); "" leaves it as it is
+    io_priority: int = 4
+    cpu_percent: int = 0  # of one processor; 0 for no limit
+    all_memory_bytes: int = 0  # of the room's processes together, where systemd starts it
+
+
+# For giving a user namespace its ids (user_namespaces(7)); given up with that, before any engine.
+MAPPING_CAPABILITIES: Final = ("CAP_SETGID", "CAP_SETUID")
 
 
 class Grant(NamedTuple):
@@ -64,6 +105,29 @@ class Grant(NamedTuple):
     hide: tuple[str, ...] = ()  # HOST view: shown as empty
     network: bool = False
     limits: Limits = Limits()
+    sockets: tuple[str, ...] = ()  # directories of unix sockets that it may connect to, if there
+    shared: tuple[str, ...] = ()  # directories of the user's own, bound writable, if there
+    groups: tuple[int, ...] = ()  # further ones of a user that is only lent: systemd joins them
+    # First and number of ids that belong to the user and to nobody else: the room makes itself a
+    # user namespace in which files can have their own owners, and has its capabilities there alone.
+    subordinate: tuple[int, int] = (0, 0)
+    servers: bool = False  # starts servers of its own for a moment, on unix sockets
+    callers: bool = False  # it decides by who its caller is: by the host's own ids
+
+    @property
+    def held_first(self) -> tuple[str, ...]:
+        """The capabilities that a room is started with; with a namespace of its own to be made, others."""
+        return MAPPING_CAPABILITIES if self.subordinate[1] else self.capabilities
+
+    @property
+    def changes_owners(self) -> bool:
+        """Whether it may take files of this host from their owners, wherever it reaches any."""
+        return not self.subordinate[1] and "CAP_CHOWN" in self.capabilities
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """Every place that is mounted writable in the room, whatever becomes of it."""
+        return (*self.write, *self.shared)
 
 
 class Secret(NamedTuple):
@@ -90,6 +154,13 @@ class Wire(NamedTuple):
     access: Access
 
 
+class Origin(NamedTuple):
+    """The repository that a room copies from."""
+
+    repository: str
+    wire: Wire
+
+
 class Room(NamedTuple):
     """One room: who may ask, what it may do, and what it is connected to."""
 
@@ -101,6 +172,55 @@ class Room(NamedTuple):
     repository: str = ""
     wire: Wire | None = None
     secrets: tuple[Secret, ...] = ()
+    dump: str = ""
+    hook: str = ""
+    origin: Origin | None = None  # of a copier
+
+    @property
+    def wires(self) -> tuple[Wire, ...]:
+        """All of them."""
+        origin = (self.origin.wire,) if self.origin else ()
+        return (*((self.wire,) if self.wire else ()), *origin)
+
+
+class NotifyKind(StrEnum):
+    """How somebody outside is told."""
+
+    MAIL = "mail"
+    HEALTHCHECKS = "healthchecks"
+    WEBHOOK = "webhook"
+    NTFY = "ntfy"
+    APPRISE = "apprise"
+
+
+class When(StrEnum):
+    """Of which runs a channel tells."""
+
+    FAILURE = "failure"  # of every one that is not complete
+    ALWAYS = "always"
+    CHANGE = "change"  # of those that did not end as the one before
+
+
+class Notify(NamedTuple):
+    """A channel: who is told, how, and of what. Its secrets are the notifier's, as NAME.KEY."""
+
+    name: str
+    kind: NotifyKind
+    when: When
+    jobs: tuple[str, ...]  # of whose runs it tells
+    repositories: tuple[str, ...]  # of which work on repositories, apart from jobs
+    log: bool  # whether the log goes along
+    retry_seconds: int  # for so long it is tried in one go
+    ca_file: str = ""
+    url: str = ""  # unless it is a secret
+    headers: tuple[tuple[str, str], ...] = ()  # those that are no secrets
+    to: tuple[str, ...] = ()
+    sender: str = ""
+    host: str = ""
+    port: int = 0
+    tls: str = ""  # "starttls", "tls", "none"
+    user: str = ""
+    program: str = ""  # takes mail on its standard input, in place of host and port
 
 
 class Repository(NamedTuple):
@@ -115,10 +235,105 @@ class Repository(NamedTuple):
     environment: tuple[tuple[str, str], ...] = ()  # plain (not secret) settings for the vault
     options: tuple[
         tuple[str, str], ...
-    ] = ()  # "known-hosts", "ca-file", "port", "region", "rclone"
+    ] = ()  # "known-hosts", "ca-file", "port", "region", "rclone", "remote-path"
     engine_network: bool = (
         False  # the engine itself gets the network: no vault, said in every record
     )
+    key_exported: bool = False  # its password is kept elsewhere: nobody needs to be reminded
+    environment_folder: str = (
+        ""  # Python's, that the program lies in: rooms with the program see it
+    )
+    # Of files of a mirror that belong to their owners: whom a "names" or "numbers" means. "": they
+    # all belong to the vault, and who they were is in the metadata.
+    owners: str = ""
+
+
+class Resources(NamedTuple):
+    """What a job may take of the network, and how patient it is; 0 is no limit, or none at all."""
+
+    upload_bytes: int = 0  # a second, into each repository
+    download_bytes: int = 0
+    lock_wait_seconds: int = 0
+    retries: int = 0  # when a repository is out of reach
+    retry_wait_seconds: int = 30  # before the first, then twice as long each time
+
+
+class Check(NamedTuple):
+    """When a job's repositories are checked, and how much of their data is read."""
+
+    after_backup: bool = True
+    schedule: tuple[str, ...] = ()  # calendar expressions (systemd.time(7))
+    read_data: str = ""  # "", "all", "10%", "5120M"
+    rotate_seconds: int = 0  # each check reads the next part, so that all is read in that time
+
+
+class Drill(NamedTuple):
+    """When and how much of a job's snapshots is restored for a moment, and compared."""
+
+    after_backup: bool = False
+    schedule: tuple[str, ...] = ()  # calendar expressions (systemd.time(7))
+    sample: int = 200  # files
+    whole: bool = False  # every file instead
+    max_bytes: int = 1 << 30  # restored at a time
+    timeout_seconds: int = 6 * 3600
+    always: tuple[str, ...] = ()  # paths that every drill restores, with what is below them
+    scratch: str = ""  # directory below which to restore; "" is the room's own cache
+    old_every: int = 4  # of so many drills one takes an old snapshot; 0 for none
+    dumps: bool = True  # what dumps have written is loaded, and compared with what they noted
+
+
+class Retention(NamedTuple):
+    """Which of a job's snapshots stay: 0 and () where a rule is not given."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within_seconds: int = 0
+    tags: tuple[str, ...] = ()
+    prune: bool = True
+    after_backup: bool = True
+    schedule: tuple[str, ...] = ()  # calendar expressions (systemd.time(7))
+    trust_clock: bool = False  # remove snapshots though nothing keeps the clock right
+
+
+class Copy(NamedTuple):
+    """From which of a job's repositories its snapshots are copied, into which others, and when."""
+
+    origin: str
+    targets: tuple[str, ...]
+    after_backup: bool = True
+    schedule: tuple[str, ...] = ()  # calendar expressions (systemd.time(7))
+    # Which are copied: those that such rules would keep; all without any.
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within_seconds: int = 0
+    tags: tuple[str, ...] = ()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are any rules."""
+        return any((*self[4:],))
+
+
+def job_tag(job: str) -> str:
+    """The tag by which a job's snapshots are known, beside their host."""
+    return f"capkeep:{job}"
+
+
+class Hooks(NamedTuple):
+    """The hooks of a job's backups, by name, in their order."""
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    on_success: tuple[str, ...] = ()
+    on_failure: tuple[str, ...] = ()
 
 
 class Job(NamedTuple):
@@ -137,6 +352,65 @@ class Job(NamedTuple):
     host: str = ""  # the snapshot's host name
     timeout_seconds: int = 24 * 3600
     max_age_seconds: int = 0  # 0: no promise about the age of the last complete run
+    schedule: tuple[str, ...] = ()  # calendar expressions (systemd.time(7))
+    check: Check | None = None
+    retention: Retention | None = None
+    dumps: tuple[str, ...] = ()  # made before every backup; their directories are in `include`
+    spread_seconds: int = 0  # scheduled runs begin up to so much later, on each host by as much
+    on_battery: bool = False  # scheduled runs also then
+    on_metered: bool = False
+    resources: Resources = Resources()
+    hooks: Hooks = Hooks()
+    drill: Drill | None = None
+    copies: Copy | None = None
+
+
+UNFINISHED: Final = "unfinished"  # in a dump's directory: what is no dump yet
+BEFORE: Final = "unfinished.before"  # the last good one, while the next takes its place
+
+
+class Dump(NamedTuple):
+    """What a room writes out before a backup: of which server, and how."""
+
+    name: str
+    kind: str  # of rooms.dumps.KINDS
+    databases: tuple[str, ...] = ()  # none: all
+    exclude_databases: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    socket: str = ""  # postgresql: its directory
+    port: int = 5432
+    program: str = ""  # "" where the room chooses by the server's version
+    command: tuple[str, ...] = ()
+    timeout_seconds: int = 4 * 3600
+    optional: bool = False  # one that fails does not fail the run
+    stream: bool = False  # into the repositories, as snapshots of its own
+
+
+class Hook(NamedTuple):
+    """A command that a room runs before or after a backup."""
+
+    name: str
+    command: tuple[str, ...]
+    write: tuple[str, ...] = ()  # what is bound for it may be more: a directory above that is firm
+    timeout_seconds: int = 300
+    optional: bool = False  # one that fails does not fail the run
+
+
+def stream_tag(job: str, dump: str) -> str:
+    """The tag by which a job's snapshots of a dump are known, beside their host."""
+    return f"capkeep:{job}:{dump}"
+
+
+def stream_path(dump: str, file: str) -> str:
+    """Where such a snapshot holds what was streamed: restic 0.18.0 can do no directories there."""
+    return f"/{dump}.{file}"
+
+
+class Watch(NamedTuple):
+    """How runs that should have happened are found."""
+
+    every_seconds: int = 600  # between two looks
+    grace_seconds: int = 900  # a run that has not begun so long after its time is missed
 
 
 class Plan(NamedTuple):
@@ -151,8 +425,21 @@ class Plan(NamedTuple):
     jobs: tuple[Job, ...]
     rooms: tuple[Room, ...]
     capkeep_version: str
+    starter: Starter = Starter.DOORS
+    accepted: tuple[str, ...] = ()  # systemd's directives that may be missing
+    name: str = "capkeep"  # what users and units of this installation begin with
     created_users: tuple[str, ...] = ()  # users and groups made by apply, which remove takes away
+    notify: tuple[Notify, ...] = ()
+    metrics: str = ""  # directory for Prometheus' text files; "" for none
     version: int = PLAN_VERSION
+    dumps: tuple[Dump, ...] = ()
+    watch: Watch = Watch()
+    hooks: tuple[Hook, ...] = ()
+
+    @property
+    def runner(self) -> Room:
+        """The room that walks jobs through the others."""
+        return next(r for r in self.rooms if r.kind is RoomKind.RUNNER)
 
     def room(self, name: str) -> Room:
         """The room of that name. Raises KeyError."""
@@ -162,15 +449,40 @@ class Plan(NamedTuple):
         """The job of that name. Raises KeyError."""
         return {j.name: j for j in self.jobs}[name]
 
+    def dump(self, name: str) -> Dump:
+        """The dump of that name. Raises KeyError."""
+        return {d.name: d for d in self.dumps}[name]
+
+    def hook(self, name: str) -> Hook:
+        """The hook of that name. Raises KeyError."""
+        return {h.name: h for h in self.hooks}[name]
+
     def repository(self, name: str) -> Repository:
         """The repository of that name. Raises KeyError."""
         return {r.name: r for r in self.repositories}[name]
 
 
+class Walls(NamedTuple):
+    """What stands between a room and the machine, by the way in which rooms are started here."""
+
+    namespaces: tuple[str, ...]  # that are the room's own
+    writable: tuple[str, ...] = ()  # mounts of the room that keep nothing of what is written there
+    starter: Starter = Starter.DOORS
+    accepted: tuple[str, ...] = ()  # systemd's directives that may be missing
+    filters: int = 0  # system call filters that everything on this host has
+
+
+class Outside(NamedTuple):
+    """What a room cannot find out from inside."""
+
+    namespaces: tuple[tuple[str, int], ...]  # name → inode on the host
+    filters: int = 0  # system call filters that everything on this host has
+
+
 class Brief(NamedTuple):
     """What a room's program is told when it is started: its own part of the plan, and secrets.
 
-    Handed over in memory (a sealed descriptor), never on a disk.
+    Handed over in memory: a descriptor, or credentials of systemd's (rooms/brief.py).
     """
 
     room: Room
@@ -182,5 +494,49 @@ class Brief(NamedTuple):
     peer_uid: int  # who asked
     hostname: str
     host_namespaces: tuple[tuple[str, int], ...]  # name → inode on the host
+    walls: Walls
     secrets: tuple[tuple[str, str], ...] = ()
+    notify: tuple[Notify, ...] = ()  # for the notifier
     left_out: tuple[tuple[str, str], ...] = ()  # mount points below a source not shown, and why
+    source_root: str = ""  # where the machine's "/" is seen in this room, unless at "/"
+    shown: tuple[str, ...] = ()  # mount points that are seen there
+    wire_path: str = ""  # socket of the vault, unless the wire is a descriptor
+    # For a keeper, prover or giver: those that have the repository. For a viewer or restorer also
+    # those that copy into it.
+    jobs: tuple[Job, ...] = ()
+    dump: Dump | None = None
+    hook: Hook | None = None
+    origin: Repository | None = None  # for a copier: what it copies from
+    origin_path: str = ""  # socket of that one's vault, unless the wire is a descriptor
+
+
+def outline(plan: Plan, room: Room, walls: Walls) -> Brief:
+    """The part of a room's brief that follows from the plan."""
+    return Brief(
+        room=room,
+        mode=plan.mode,
+        places=plan.places,
+        job=plan.job(room.job) if room.job else None,
+        repository=plan.repository(room.repository) if room.repository else None,
+        jobs=tuple(
+            j
+            for j in plan.jobs
+            if (
+                room.kind in (RoomKind.KEEPER, RoomKind.PROVER, RoomKind.GIVER)
+                and room.repository in j.repositories
+            )
+            or (
+                room.kind in (RoomKind.VIEWER, RoomKind.RESTORER)
+                and room.repository in (*j.repositories, *(j.copies.targets if j.copies else ()))
+            )
+        ),
+        access=None,
+        peer_uid=NOBODY_YET,
+        hostname="",
+        host_namespaces=(),
+        walls=walls,
+        notify=plan.notify if room.kind is RoomKind.NOTIFIER else (),
+        dump=plan.dump(room.dump) if room.dump else None,
+        hook=plan.hook(room.hook) if room.hook else None,
+        origin=plan.repository(room.origin.repository) if room.origin else None,
+    )

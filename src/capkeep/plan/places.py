@@ -6,6 +6,8 @@ Apart from the rest of the plan's values because `capkeep run` waits for every i
 from enum import StrEnum
 from typing import NamedTuple
 
+METRICS_FILE = "capkeep.prom"  # in the directory that [metrics] names
+
 
 class Mode(StrEnum):
     """On whose behalf the rooms run."""
@@ -24,6 +26,11 @@ class Places(NamedTuple):
     run: str
 
     @property
+    def is_system(self) -> bool:
+        """Whether these are the host's own, not those of a prefix or a user."""
+        return self.config == "/etc/capkeep"
+
+    @property
     def plan(self) -> str:
         """The compiled plan; only root can write it."""
         return self.state + "/plan.json"
@@ -32,6 +39,15 @@ class Places(NamedTuple):
     def records(self) -> str:
         """The runner's own directory: the record database and job locks."""
         return self.state + "/records"
+
+    @property
+    def stamps(self) -> str:
+        """A file for each job that says when its last complete backup began; anybody may read it."""
+        return self.state + "/last-complete"
+
+    def staging(self, dump: str) -> str:
+        """The only directory that a dump's room can write; every backup of its jobs holds it."""
+        return f"{self.state}/dumps/{dump}"
 
     @property
     def stage(self) -> str:

@@ -6,7 +6,11 @@ from typing import Final, NamedTuple
 from capkeep.errors import EXIT_COMPLETE, EXIT_FAILED, EXIT_PARTIAL
 from capkeep.records.model import JobStatus, Outcome, Run
 
-JUDGED: Final = ("backup", "check")  # what somebody only looked at says nothing about the job
+JUDGED: Final = (
+    "backup",
+    "check",
+    "retention",
+)  # what somebody only looked at says nothing about the job
 
 
 class State(StrEnum):
@@ -15,7 +19,8 @@ class State(StrEnum):
     FRESH = "fresh"  # the last run was complete and is not older than promised
     PARTIAL = "partial"  # the last backup missed something
     LATE = "late"  # the last complete backup is older than the job's max-age
-    FAILED = "failed"  # the last backup or check failed or was missed
+    FAILED = "failed"  # the last backup or check failed
+    MISSED = "missed"  # the last one should have happened and did not
     RUNNING = "running"  # the first run is under way; nothing is kept yet
     NEVER = "never"
 
@@ -37,12 +42,20 @@ def judge(job: str, status: JobStatus | None, max_age: int, now: float) -> Verdi
     return Verdict(job, state, text, age)
 
 
+def unwatched_verdict(verdict: Verdict, text: str | None) -> Verdict:
+    """The verdict where a scheduled run did not happen and nobody has written that down."""
+    if not text or verdict.state in (State.FAILED, State.MISSED):
+        return verdict
+    return verdict._replace(state=State.MISSED, text=text)
+
+
 def _decide(status: JobStatus | None, age: float | None, max_age: int) -> tuple[State, str]:
     known = [run for run in status.latest if run.action in JUDGED] if status else []
     failed = [run for run in known if run.outcome in (Outcome.FAILED, Outcome.MISSED)]
     backups = [run for run in known if run.action == "backup"]
     if failed:
-        return State.FAILED, _failed_text(failed[-1])
+        missed = failed[-1].outcome is Outcome.MISSED
+        return State.MISSED if missed else State.FAILED, _failed_text(failed[-1])
     if not backups:
         if status and status.running and status.running.action == "backup":
             return State.RUNNING, "its first backup is under way"

@@ -3,15 +3,18 @@
 from typing import Final
 
 from capkeep.errors import Failure
-from capkeep.records.locks import holder
+from capkeep.records.locks import copies_of, holder, holders_without_job
 from capkeep.records.model import Outcome, Run
 
+COPY: Final = "copy"  # the action of a run with a lock of its own
 INTERRUPTED_TEXT: Final = "the run ended without a word: killed, or the machine went down"
 
 
 def is_alive(directory: str, run: Run) -> bool:
-    """Whether the runner of a run without an end still holds its job."""
-    found = holder(directory, run.job)
+    """Whether the runner of a run without an end still holds its job, or its repository."""
+    if not run.job:
+        return any(h.run == run.id for h in holders_without_job(directory))
+    found = holder(directory, copies_of(run.job) if run.action == COPY else run.job)
     return found is not None and found.run == run.id
 
 

@@ -24,12 +24,13 @@ from capkeep.errors import RefusedError
 
 _WHOLE_FILE: Final = "hhqqi"  # struct flock: type, whence, start, length, pid
 _CONTENT_LIMIT: Final = 4096
+_COPIES: Final = ".copies"
 
 
 class Holder(NamedTuple):
     """Who runs a job, since when. All but `job` are empty for the moment in which a run begins."""
 
-    job: str
+    job: str  # or what `work_on` or `copies_of` names
     run: str = ""
     uid: int = -1
     user: str = ""
@@ -73,6 +74,26 @@ class JobLock:
         self.release()
 
 
+def work_on(repository: str) -> str:
+    """What is locked in place of a job by work on a repository; no job has such a name."""
+    return f"-{repository}"
+
+
+def copies_of(job: str) -> str:
+    """What is locked in place of a job while it is copied: a backup is not kept waiting for days.
+
+    No job has such a name.
+    """
+    return f"{job}{_COPIES}"
+
+
+def holders_without_job(directory: str) -> list[Holder]:
+    """Who works on repositories now, apart from jobs."""
+    names = [n.removesuffix(".run") for n in os.listdir(directory) if n.endswith(".run")]
+    found = [holder(directory, name) for name in names if name.startswith("-")]
+    return [h for h in found if h is not None]
+
+
 def holder(directory: str, job: str) -> Holder | None:
     """Who runs the job now, or None. Takes no lock; needs to read the directory only."""
     path = lock_base(directory, job) + ".run"
@@ -89,8 +110,8 @@ def holder(directory: str, job: str) -> Holder | None:
 
 
 def lock_base(directory: str, job: str) -> str:
-    """The path of a job's lock files without their endings; work without a job has its own."""
-    return f"{directory}/{job or '-'}"
+    """The path of a job's lock files without their endings."""
+    return f"{directory}/{job}"
 
 
 def _parse(job: str, content: bytes) -> Holder:
@@ -154,12 +175,15 @@ def _set_lock(fd: int, kind: int) -> bool:
 
 
 def _refusal(found: Holder) -> RefusedError:
-    what = f"job {found.job}" if found.job else "the repository"
+    repository = found.job.removeprefix("-")
+    what = f"job {found.job}" if found.job == repository else f"work on repository {repository}"
+    if found.job.endswith(_COPIES):
+        what = f"copying of job {found.job.removesuffix(_COPIES)}"
     if not found.run:
         return RefusedError(f"{what} is being run already", hint="wait for that run to end")
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.since))
     who = found.user or f"uid {found.uid}"
     return RefusedError(
         f"{what} is being run already, by {who} since {since} (run {found.run})",
-        hint="`capkeep status` shows it; a job runs once at a time",
+        hint="`capkeep status` shows it; each runs once at a time",
     )

@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     PARTIAL = "partial"  # something was not read
     FAILED = "failed"
     MISSED = "missed"  # it was due and did not start
+    SKIPPED = "skipped"  # it was due and was left out on purpose, as on battery
 
 
 class FindingKind(StrEnum):
@@ -29,6 +30,7 @@ class FindingKind(StrEnum):
     MAY_MISS = "may-miss"  # was not read either, as the job declares
     LEFT_OUT = "left-out"  # a filesystem or directory that was not shown to the engine
     WARNING = "warning"
+    DIFFERENCE = "difference"  # of a drill: both sides of what is not as it should be
 
 
 class Totals(NamedTuple):
@@ -90,7 +92,7 @@ class Proof(NamedTuple):
     """What the kernel said of one process of a step, and how that is weaker than granted."""
 
     room: str
-    process: str  # "room", "engine", "vault"
+    process: str  # "room", "engine", "vault", of a copier also "origin": the vault that it reads
     facts: str  # JSON object
     weaker: tuple[str, ...] = ()
 

@@ -57,6 +57,10 @@ class Records:
         self._ask = ask
         self._settle = settle
 
+    def ask(self, sql: str, arguments: Arguments) -> list[Row]:
+        """The rows that a query finds, for what is kept beside runs."""
+        return self._ask(sql, arguments)
+
     def last_runs(self, job: str | None = None, limit: int = 20) -> tuple[Run, ...]:
         """The latest runs, last first: of one job or of all."""
         where = "" if job is None else "WHERE job = ?"
@@ -89,6 +93,12 @@ class Records:
         )
         return found[0] if found else None
 
+    def last_of(self, job: str, actions: tuple[str, ...], limit: int) -> tuple[Run, ...]:
+        """The latest runs of a job that were one of these actions, the last first."""
+        marks = ", ".join("?" * len(actions))
+        condition = f"WHERE job = ? AND action IN ({marks}) ORDER BY number DESC LIMIT ?"
+        return self._runs(condition, (job, *actions, limit))
+
     def steps(self, run_id: str) -> tuple[Step, ...]:
         """A run's steps in their order."""
         sql = (
@@ -111,6 +121,69 @@ class Records:
             " WHERE kind = ? AND outcome IS NOT NULL GROUP BY repository) ORDER BY step.repository"
         )
         return tuple(map(_step, self._ask(sql, (kind,))))
+
+    def detail(self, step: Step) -> dict[str, object]:
+        """What a comparison, a check or a retention found out; empty for other steps."""
+        if not self._has_details():
+            return {}
+        found = self._ask("SELECT facts FROM detail WHERE step = ?", (self._step_number(step),))
+        return _object(found[0][0]) if found else {}
+
+    def _has_details(self) -> bool:
+        """A record that an older capkeep wrote, and no newer one since, has none."""
+        return bool(self._ask("SELECT 1 FROM sqlite_schema WHERE name = 'detail'", ()))
+
+    def complete_snapshots(self, job: str, repository: str, limit: int) -> tuple[str, ...]:
+        """The snapshots of the job in that repository that missed nothing; the newest first."""
+        sql = (
+            "SELECT step.snapshot FROM step JOIN run ON run.number = step.run"
+            " WHERE step.repository = ? AND step.outcome = 'complete' AND step.kind = 'backup'"
+            " AND step.snapshot != '' AND run.job = ? ORDER BY step.number DESC LIMIT ?"
+        )
+        return tuple(str(row[0]) for row in self._ask(sql, (repository, job, limit)))
+
+    def snapshots_of(self, job: str, repository: str, limit: int) -> tuple[str, ...]:
+        """The last snapshots of the job in that repository, complete or not; the newest first."""
+        sql = (
+            "SELECT step.snapshot FROM step JOIN run ON run.number = step.run"
+            " WHERE step.repository = ? AND step.kind = 'backup' AND step.snapshot != ''"
+            " AND run.job = ? ORDER BY step.number DESC LIMIT ?"
+        )
+        return tuple(str(row[0]) for row in self._ask(sql, (repository, job, limit)))
+
+    def last_verdict(self, repository: str) -> Step | None:
+        """The last check that found the repository whole or damaged.
+
+        One that could not be made says nothing of it.
+        """
+        return self._last_check(repository, "step.outcome = 'complete' OR step.failure = 'damaged'")
+
+    def last_damaged(self, repository: str) -> Step | None:
+        """The last check that found errors."""
+        return self._last_check(repository, "step.failure = 'damaged'")
+
+    def _last_check(self, repository: str, condition: str) -> Step | None:
+        sql = (
+            f"SELECT run.id, {STEP_COLUMNS} FROM step JOIN run ON run.number = step.run"
+            f" WHERE step.repository = ? AND step.kind = 'check' AND ({condition})"
+            " ORDER BY step.number DESC LIMIT 1"
+        )
+        found = self._ask(sql, (repository,))
+        return _step(found[0]) if found else None
+
+    def checks_read(self, repository: str, since: float) -> tuple[tuple[float, str], ...]:
+        """When which part of the data was read without finding an error: "1/16", "all", "10%"."""
+        if not self._has_details():
+            return ()
+        sql = (
+            "SELECT step.started, detail.facts FROM step JOIN detail ON detail.step = step.number"
+            " WHERE step.repository = ? AND step.kind = 'check' AND step.outcome = 'complete'"
+            " AND step.started >= ? ORDER BY step.number"
+        )
+        return tuple(
+            (_float(when), str(_object(facts).get("read_data") or ""))
+            for when, facts in self._ask(sql, (repository, since))
+        )
 
     def proofs(self, step: Step) -> tuple[Proof, ...]:
         """What was proven in a step; nothing for runs of long ago."""
@@ -235,6 +308,12 @@ def _step(row: Row) -> Step:
         engine_words=str(fields["engine_words"]),
         engine_network=bool(fields["engine_network"]), totals=Totals(*map(_int, row[own:])),
     )  # fmt: skip
+
+
+def _object(value: Value) -> dict[str, object]:
+    assert isinstance(value, str), "facts are stored as JSON text"
+    found = json.loads(value)
+    return found if isinstance(found, dict) else {}
 
 
 def _strings(value: Value) -> tuple[str, ...]:

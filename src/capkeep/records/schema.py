@@ -11,7 +11,6 @@ from typing import Final
 from capkeep.errors import CapkeepError
 
 DATABASE: Final = "records.db"
-VERSION: Final = 1
 BUSY_SECONDS: Final = 10.0
 OPEN_ATTEMPTS: Final = 50
 _ATTEMPT_PAUSE: Final = 0.01  # seconds
@@ -62,7 +61,25 @@ _MIGRATIONS: Final = (
       PRIMARY KEY (step, kind)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE detail (
+      step INTEGER PRIMARY KEY REFERENCES step (number), facts TEXT NOT NULL
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE notice (
+      number INTEGER PRIMARY KEY,
+      run INTEGER NOT NULL REFERENCES run (number), channel TEXT NOT NULL,
+      alike TEXT NOT NULL, -- equal for runs of a job that ended in the same way
+      state TEXT NOT NULL, -- records.notices.State
+      attempts INTEGER NOT NULL, busy_until REAL NOT NULL, text TEXT NOT NULL,
+      UNIQUE (run, channel)
+    ) STRICT;
+    CREATE INDEX notice_pending ON notice (number) WHERE state = 'pending';
+    CREATE INDEX notice_by_channel ON notice (channel, number);
+    """,
 )
+VERSION: Final = len(_MIGRATIONS)
 
 
 class RecordsError(CapkeepError):

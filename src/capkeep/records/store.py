@@ -91,6 +91,11 @@ class Recorder(Records):
         except sqlite3.Error as error:
             raise unusable(self._path, error) from error
 
+    def change(self, sql: str, rows: Iterable[tuple[Value, ...]]) -> None:
+        """A statement for each row, all or none."""
+        with self._transaction():
+            self._connection.executemany(sql, rows)
+
     def _close_interrupted(self) -> None:
         dead = [run for run in self.unended() if not is_alive(self._directory, run)]
         if not dead:
@@ -115,6 +120,19 @@ class Recorder(Records):
             number = self._insert("run", (*Run._fields,), values)
         self._begun[run.id, 0] = (number, time.monotonic())
         return run
+
+    def note(self, run: Run) -> bool:
+        """Keep a run that has its end already; False if one of that id is known."""
+        assert run.outcome is not None, "an ended run has an outcome"
+        values = (
+            run.id, run.job, float(run.started), run.action, *_run_end(run), run.trigger_uid,
+            _text(run.trigger_user), run.version,
+        )  # fmt: skip
+        with self._transaction(durable=True):
+            if self._connection.execute("SELECT 1 FROM run WHERE id = ?", (run.id,)).fetchone():
+                return False
+            self._forget_details(self._insert("run", Run._fields, values) - DETAILED_RUNS)
+        return True
 
     def begin_step(self, run: Run, kind: str, repository: str) -> Step:
         """Note that the next step of a run has begun."""
@@ -164,6 +182,12 @@ class Recorder(Records):
                 " ON CONFLICT (step, kind) DO UPDATE SET total = total + excluded.total",
                 [(number, kind, total) for kind, total in (counts or totals).items()],
             )
+
+    def add_detail(self, step: Step, facts: Mapping[str, object]) -> None:
+        """Keep what a comparison, a check or a retention found out."""
+        number, _ = self._begun[step.run, step.seq]
+        with self._transaction():
+            self._insert("detail", ("step", "facts"), (number, _text(json.dumps(facts))))
 
     def end_step(self, step: Step) -> Step:
         """Keep how a step ended; `step.outcome` must be set. Returns it with end and duration."""

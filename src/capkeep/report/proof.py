@@ -7,7 +7,7 @@ from capkeep.records.model import Proof
 from capkeep.report.text import clean, table
 
 _HEADING: Final = [
-    "room", "process", "uid", "capabilities", "nnp", "seccomp", "own namespaces", "network",
+    "room", "process", "uid", "capabilities", "nnp", "seccomp", "landlock", "own namespaces", "network",
     "writable mounts",
 ]  # fmt: skip
 _SECCOMP: Final = {0: "none", 1: "strict", 2: "filter"}
@@ -34,7 +34,7 @@ def _row(proof: Proof) -> list[str]:
     return [
         clean(proof.room), clean(proof.process), uids[1] if len(uids) > 1 else "?",
         _capabilities(facts), "yes" if facts.get("no_new_privs") is True else "NO",
-        _seccomp(facts), _joined(facts, "separated"), _joined(facts, "interfaces"),
+        _seccomp(facts), _landlock(facts), _joined(facts, "separated"), _joined(facts, "interfaces"),
         _joined(facts, "writable"),
     ]  # fmt: skip
 
@@ -52,6 +52,11 @@ def _seccomp(facts: Facts) -> str:
     return f"{name} ({filters})" if isinstance(filters, int) and filters else name
 
 
+def _landlock(facts: Facts) -> str:
+    version = facts.get("landlock")
+    return "?" if not isinstance(version, int) else f"ABI {version}" if version else "NONE"
+
+
 def proof_in_full(proofs: tuple[Proof, ...]) -> list[str]:
     """Every fact of every process."""
     lines = [] if proofs else [_NEVER_STORED]
@@ -65,10 +70,12 @@ def proof_in_full(proofs: tuple[Proof, ...]) -> list[str]:
             *([name, _joined(facts, name)] for name in _SETS),
             ["no new privileges", "yes" if facts.get("no_new_privs") is True else "NO"],
             ["seccomp", _seccomp(facts)],
+            ["landlock", _landlock(facts)],
             ["own namespaces", _joined(facts, "separated")],
             ["namespaces", _pairs(facts, "namespaces")],
             ["interfaces", _joined(facts, "interfaces")],
             ["writable mounts", _joined(facts, "writable")],
+            ["hidden in /proc", _joined(facts, "proc")],
             ["memory readable", _dumpable(facts)],
             *(["WEAKER", clean(weak)] for weak in proof.weaker),
         ]

@@ -7,6 +7,7 @@ from capkeep.report.text import clean
 from capkeep.rooms.protocol import Message
 
 SHOWN = 20
+SIGNS = {"added": "+", "changed": "~", "removed": "-"}
 
 
 class RestoreReport:
@@ -22,6 +23,10 @@ class RestoreReport:
             print(json.dumps(message), flush=True)
             return
         kind = message.get("event")
+        if kind == "change":
+            sign = SIGNS.get(str(message.get("change")), "?")
+            print(f"{sign} {clean(str(message.get('path')))}: {clean(str(message.get('detail')))}")
+            return
         if kind not in ("difference", "unreadable", "warning", "conflict"):
             return
         self._shown += 1
@@ -38,7 +43,10 @@ class RestoreReport:
             print(json.dumps({"event": "result", **result}), flush=True)
             return
         summary = result.get("summary")
-        if result.get("failure") is None and isinstance(summary, dict):
+        if result.get("failure") is None and isinstance(summary, dict) and "added" in summary:
+            counts = ", ".join(f"{summary.get(kind)} {kind}" for kind in SIGNS)
+            print(f"of {summary.get('entries')} entries: {counts}; nothing was changed")
+        elif result.get("failure") is None and isinstance(summary, dict):
             print(
                 f"restored {summary.get('entries')} entries, {summary.get('bytes')} bytes,"
                 f" from snapshot {str(summary.get('snapshot'))[:8]} to {summary.get('target')}"

@@ -3,10 +3,19 @@
 from typing import NamedTuple
 
 from capkeep.errors import EXIT_FAILED
+from capkeep.records.copies import Copied
+from capkeep.records.drills import Proven
 from capkeep.records.judge import State, Verdict, exit_code
 from capkeep.records.model import JobStatus, Outcome, Run, Step, elapsed
+from capkeep.records.notices import Notice
+from capkeep.records.upkeep import Upkeep
+from capkeep.report.copies import copied_lines
+from capkeep.report.drill import plain_proven, proven_lines
 from capkeep.report.style import Style
 from capkeep.report.text import age, clean, duration, moment, number, size, table
+from capkeep.report.times import NextTimes, plain_times, weekday_and_time
+from capkeep.report.upkeep import plain_upkeep, upkeep_lines
+from capkeep.values import format_duration
 
 
 class JobReport(NamedTuple):
@@ -15,6 +24,7 @@ class JobReport(NamedTuple):
     verdict: Verdict
     max_age: int  # seconds, 0: no promise
     status: JobStatus | None  # None: it has never run
+    schedules: tuple[NextTimes, ...] = ()
 
 
 class Overview(NamedTuple):
@@ -23,10 +33,18 @@ class Overview(NamedTuple):
     jobs: tuple[JobReport, ...]
     checks: tuple[Step, ...]
     now: float
+    undelivered: tuple[Notice, ...] = ()  # of which runs somebody is still to be told
+    upkeep: tuple[Upkeep, ...] = ()
+    proven: tuple[Proven, ...] = ()
+    copies: tuple[Copied, ...] = ()
 
     def exit_code(self) -> int:
         """For monitoring: 0 all in order, 3 nothing worse than partial, else 1."""
+        if any(one.suspect for one in self.upkeep) or not all(one.passed for one in self.proven):
+            return EXIT_FAILED
         if any(step.outcome is not Outcome.COMPLETE for step in self.checks):
+            return EXIT_FAILED
+        if not all(one.passed for one in self.copies):
             return EXIT_FAILED
         return exit_code(tuple(report.verdict for report in self.jobs))
 
@@ -37,6 +55,10 @@ def as_plain(overview: Overview) -> dict[str, object]:
         "exit_code": overview.exit_code(),
         "jobs": [_plain_job(report) for report in overview.jobs],
         "checks": [plain_step(step) for step in overview.checks],
+        "undelivered": [notice._asdict() for notice in overview.undelivered],
+        "upkeep": [plain_upkeep(one) for one in overview.upkeep],
+        "drills": [plain_proven(one) for one in overview.proven],
+        "copies": [one._asdict() for one in overview.copies],
     }
 
 
@@ -52,6 +74,7 @@ def _plain_job(report: JobReport) -> dict[str, object]:
         "last_complete": plain_run(status.last_complete) if status else None,
         "running": plain_run(status.running) if status else None,
         "totals": status.totals._asdict() if status and status.last_complete else None,
+        "schedules": plain_times(report.schedules),
     }
 
 
@@ -79,7 +102,24 @@ def overview_lines(overview: Overview, style: Style) -> list[str]:
         rows = [["repository", "last check", "", ""]]
         rows += [_check_row(step, overview.now) for step in overview.checks]
         lines += ["", *_coloured(table(rows), style)]
-    return lines
+    lines += upkeep_lines(overview.upkeep, style, overview.now)
+    lines += proven_lines(overview.proven, style, overview.now)
+    lines += copied_lines(overview.copies, style, overview.now)
+    return lines + _undelivered(overview)
+
+
+def _undelivered(overview: Overview) -> list[str]:
+    """A line for each channel that is still to be told of something."""
+    lines = []
+    for channel in dict.fromkeys(notice.channel for notice in overview.undelivered):
+        mine = [notice for notice in overview.undelivered if notice.channel == channel]
+        runs = "1 run" if len(mine) == 1 else f"{len(mine)} runs"
+        since = age(max(0.0, overview.now - mine[0].started))
+        lines.append(
+            f"  notify {clean(channel)}: could not be told of {runs}, the oldest {since} ago:"
+            f" {clean(mine[-1].text)}"
+        )
+    return ["", *lines] if lines else []
 
 
 def _row(report: JobReport, now: float) -> list[str]:
@@ -105,6 +145,7 @@ def _remarks(report: JobReport, now: float) -> list[str]:
     if verdict.state is not State.FRESH:
         promise = f" (max-age {age(report.max_age)})" if verdict.state is State.LATE else ""
         lines.append(f"  {clean(verdict.job)}: {clean(verdict.text)}{promise}")
+    lines += [_next_line(verdict.job, found) for found in report.schedules if found.times]
     run = status.running if status else None
     if run is not None:
         who = clean(run.trigger_user) or f"uid {run.trigger_uid}"
@@ -114,6 +155,12 @@ def _remarks(report: JobReport, now: float) -> list[str]:
             f" {moment(run.started)}, asked for by {who} [run {clean(run.id)}]"
         )
     return lines
+
+
+def _next_line(job: str, found: NextTimes) -> str:
+    spread = found.table.spread_seconds
+    later = f", up to {format_duration(spread)} later" if spread else ""
+    return f"  {clean(job)}: next {found.table.kind} {weekday_and_time(found.times[0])}{later}"
 
 
 def _check_row(step: Step, now: float) -> list[str]:

@@ -68,7 +68,8 @@ class Listener:
                 _step(message), tuple(self._proofs), tuple(self._findings),
                 tuple(self.counts.items()), text_of(message, "hint"),
             ))  # fmt: skip
-            self._in_step = False
+            self._in_step = message.get("more") is True
+            self._begin()
 
     def _find(self, kind: FindingKind, message: Message) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1

@@ -15,11 +15,13 @@ _COLOURS: Final[dict[str, str]] = {
     Outcome.PARTIAL: _WARN,
     Outcome.FAILED: _BAD,
     Outcome.MISSED: _BAD,
+    Outcome.SKIPPED: _WARN,
     State.FRESH: _GOOD,
     State.LATE: _BAD,
     State.NEVER: _BAD,
     State.RUNNING: _WARN,
 }
+_DIFFERENCES: Final = {"+": _GOOD, "-": _BAD, "@": "36"}
 
 
 class Style:
@@ -39,9 +41,21 @@ class Style:
         """What the eye should find first."""
         return self._wrap("1", text)
 
+    def good(self, text: str) -> str:
+        """All is as it should be."""
+        return self._wrap(_GOOD, text)
+
+    def bad(self, text: str) -> str:
+        """What somebody must see to."""
+        return self._wrap(_BAD, text)
+
     def dim(self, text: str) -> str:
         """What may be read later."""
         return self._wrap("2", text)
+
+    def difference(self, line: str) -> str:
+        """A line of a unified diff."""
+        return self._wrap(_DIFFERENCES.get(line[:1], "2"), line)
 
 
 PLAIN: Final = Style(colour=False)

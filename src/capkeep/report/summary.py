@@ -8,11 +8,19 @@ from capkeep.report.story import StepStory, Story
 from capkeep.report.style import Style
 from capkeep.report.text import clean, clean_lines, duration, number, size
 
+_FOUND: Final = (
+    "diff",
+    "check",
+    "retention",
+    "drill",
+    "copy",
+)  # what they found is why they were made
 _TITLES: Final = {
     FindingKind.UNREADABLE: "not read",
     FindingKind.LEFT_OUT: "left out",
     FindingKind.MAY_MISS: "not read, as the job allows (may-miss)",
     FindingKind.WARNING: "warnings",
+    FindingKind.DIFFERENCE: "not as it should be",
 }
 
 
@@ -72,7 +80,8 @@ def step_line(told: StepStory, style: Style) -> str:
 def _step(told: StepStory, style: Style, said: list[str]) -> list[str]:
     step, totals = told.step, told.step.totals
     lines = [step_line(told, style)]
-    if step.text and step.text not in said and step.outcome is not Outcome.COMPLETE:
+    found = step.outcome is not Outcome.COMPLETE or step.kind in _FOUND
+    if step.text and step.text not in said and found:
         lines.append(f"  {clean(step.text)}")
     if totals.total_files:
         lines.append(
@@ -82,11 +91,12 @@ def _step(told: StepStory, style: Style, said: list[str]) -> list[str]:
     if step.engine:
         lines.append(style.dim(f"  engine: {clean(step.engine)}"))
     if step.engine_network:
-        lines.append("  the engine itself had the network, as the configuration asks")
+        who = "the engine itself" if step.engine else "it"
+        lines.append(f"  {who} had the network, as the configuration asks")
     for kind, title in _TITLES.items():
         lines += _findings(told, kind, title, style)
     if step.engine_words:
-        lines.append("  the engine said:")
+        lines.append("  the engine said:" if step.engine else "  it said:")
         lines += [f"    {line}" for line in clean_lines(step.engine_words.rstrip())]
     return lines
 

@@ -86,6 +86,8 @@ class PeopleDisplay:
         elif self._listener is not None:
             self._listener.take(message)
             self._event(event, message, self._listener)
+        elif event == "message":  # while a run waits for its turn
+            self._screen.line(f"  {clean(text_of(message, 'text'))}")
 
     def close(self) -> None:
         """Take back what does not stay on the screen."""

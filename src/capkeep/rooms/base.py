@@ -7,29 +7,56 @@ engine (which is confined further than the room before it starts, and whose outp
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.facts import Facts, read_facts
-from capkeep.kernel.process import Child, hide_memory, spawn
+from capkeep.kernel.pipes import enlarge
+from capkeep.kernel.process import Child, hide_memory, interpreter, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import Brief
 from capkeep.rooms.brief import read_brief
-from capkeep.rooms.engine import RunningEngine, enlarge
-from capkeep.rooms.proof import weaker
-from capkeep.rooms.protocol import Channel, Message, ProtocolError
+from capkeep.rooms.engine import RunningEngine
+from capkeep.rooms.proof import HOW_WEAKENED, Judgement, judge
+from capkeep.rooms.protocol import Channel, Message, ProtocolError, encode
 
 CALLER_FD: Final = 0
 WIRE_FD: Final = 4
+WIRE_NAME: Final = "wire"
+ORIGIN_NAME: Final = "origin"  # a copier's wire to the vault of what it copies from
+ORIGIN_FD: Final = 6  # in a copier that wire; in its engine what WIRE_FD's HANDOVER_FD is
+LISTEN_FDS_START: Final = 3
+HANDOVER_FD: Final = 3  # in an engine, and in the relay that it starts
+FACTS_FD: Final = 4  # where a child tells its facts before it becomes the engine
+GIVEN_FD: Final = 5  # what an engine is given to read, such as another password
 REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
+COMMIT_SECONDS: Final = 6 * 3600  # for removing what is not needed any more
+HOLD_SECONDS: Final = 600  # for the names of all snapshots
+PATIENCE_SECONDS: Final = 300.0  # with a caller, such as a pager, who does not take what is said
 TEXT_LIMIT: Final = 1 << 14  # characters; a path has at most 4096 bytes (PATH_MAX)
 
+NO_LANDLOCK: Final = (
+    "this kernel, or a container around this host, offers no Landlock: a hostile engine could write"
+    " to FIFOs among the files that it reads, reach abstract sockets from a room with a network, and look"
+    " into other engines of its user where systemd 252 starts the rooms"
+)
+
 OptionT = TypeVar("OptionT", str, int, bool)
+
+
+class Lesser(NamedTuple):
+    """A process with less than the room has: as somebody else, and with one directory alone."""
+
+    uid: int
+    gid: int
+    write: str
 
 
 class Stopped(CapkeepError):
@@ -64,17 +91,25 @@ def _clipped(value: object) -> object:
 class EngineRoom:
     """A room between its caller, its engine and its vault. Owns all three on every way out."""
 
-    def __init__(self, brief: Brief, *, profile: seccomp.Profile) -> None:
+    def __init__(
+        self, brief: Brief, *, profile: seccomp.Profile, patience: float | None = None
+    ) -> None:
+        """`patience`: seconds in which the caller takes one message; without, as long as it likes."""
         self.brief = brief
+        self.patience = patience
         self.caller = Channel(socket.socket(fileno=CALLER_FD))
         self.wire: Channel | None = None
         self._profile = profile
-        self._listener: socket.socket | None = None
+        self.origin: Channel | None = None
+        self._handover: socket.socket | None = None
+        self._origin_handover: socket.socket | None = None
         self._vault_gone = False
+        self.aside: dict[int, Callable[[], None]] = {}  # who else is heard while an engine runs
 
     def close(self) -> None:
         """Ends the conversation with the caller and the vault."""
-        for end in (self._listener, self.wire, self.caller):
+        ends = (self._handover, self._origin_handover, self.wire, self.origin, self.caller)
+        for end in ends:
             if end is not None:
                 end.close()
 
@@ -82,29 +117,58 @@ class EngineRoom:
 
     def prove(self) -> None:
         """Tell the caller what the kernel says of this room. Raises StepError if it is weak."""
-        self._tell_proof("room", self._proven("room", None))
+        facts, judgement = self._proven("room", None)
+        self._tell_proof("room", facts, judgement)
+        if not facts.landlock:
+            self.tell({"event": "warning", "text": NO_LANDLOCK})
 
-    def _tell_proof(self, process: str, facts: Facts) -> None:
+    def _tell_proof(self, process: str, facts: Facts, judgement: Judgement) -> None:
         self.tell({
-            "event": "proof", "process": process, "facts": codec.to_plain(facts), "weaker": [],
+            "event": "proof", "process": process, "facts": codec.to_plain(facts),
+            "weaker": list(judgement.weaker), "accepted": list(judgement.accepted),
         })  # fmt: skip
 
-    def _proven(self, process: str, pid: int | None) -> Facts:
+    def _judged_lesser(self, facts: Facts, lesser: Lesser) -> tuple[Facts, Judgement]:
+        """Of what was started with less: less is right.
+
+        No program that it can run has capabilities of its own, so the bounding set means nothing
+        (capabilities(7)). Raises StepError.
+        """
+        room = self.brief.room
+        grant = room.grant._replace(uid=lesser.uid, gid=lesser.gid, capabilities=())
+        walls, mode = self.brief.walls, self.brief.mode
+        judgement = judge(
+            facts._replace(bounding=()), room._replace(grant=grant), walls, mode, "engine"
+        )
+        if judgement.weaker:
+            self._tell_proof("server", facts, judgement)
+            found = "; ".join(judgement.weaker)
+            raise StepError(
+                Failure.WEAKENED, f"{room.name} (server) is weaker than its grant: {found}",
+                hint=HOW_WEAKENED,
+            )  # fmt: skip
+        return facts, judgement
+
+    def _proven(self, process: str, pid: int | None) -> tuple[Facts, Judgement]:
         """A process's kernel facts. Raises StepError, after telling them, if they are weak."""
-        facts = read_facts(pid, self.brief.host_namespaces)
-        found = weaker(facts, self.brief.room, self.brief.mode, process)
-        if found:
-            self.tell({
-                "event": "proof", "process": process, "facts": codec.to_plain(facts),
-                "weaker": list(found),
-            })  # fmt: skip
+        return self._judged(process, read_facts(pid, self.brief.host_namespaces))
+
+    def _judged(self, process: str, facts: Facts) -> tuple[Facts, Judgement]:
+        brief = self.brief
+        judgement = judge(facts, brief.room, brief.walls, brief.mode, process)
+        if judgement.weaker:
+            self._tell_proof(process, facts, judgement)
+            found = "; ".join(judgement.weaker)
             raise StepError(
                 Failure.WEAKENED,
-                f"{self.brief.room.name} ({process}) is weaker than its grant: {'; '.join(found)}",
-                hint="nothing was started; `capkeep apply` renews the rooms, and the kernel or a"
-                " container around this host may be what takes the protection away",
+                f"{brief.room.name} ({process}) is weaker than its grant: {found}",
+                hint=HOW_WEAKENED,
             )
-        return facts
+        return facts, judgement
+
+    def seen(self, path: str) -> str:
+        """Where a path of the machine is seen in this room."""
+        return (self.brief.source_root + path.rstrip("/")) or "/"
 
     # -- caller
 
@@ -119,7 +183,7 @@ class EngineRoom:
         """The caller's one request. Raises ProtocolError, Stopped, TimeoutError."""
         self.caller.sock.settimeout(REQUEST_SECONDS)
         message = self.caller.receive()
-        self.caller.sock.settimeout(None)
+        self.caller.sock.settimeout(self.patience)
         if message is None:
             raise Stopped("the caller asked for nothing")
         return message
@@ -127,60 +191,159 @@ class EngineRoom:
     # -- wire
 
     def open_wire(self) -> None:
-        """Make the listener inside this room's own network and hand it to the vault."""
-        if self.brief.room.wire is None:
-            return
-        self.wire = Channel(socket.socket(fileno=WIRE_FD))
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        socket.send_fds(self.wire.sock, [b'{"listen":true}\n'], [self._listener.fileno()])
+        """Give each vault its end of the socket through which relays hand over their pipes."""
+        brief = self.brief
+        if brief.room.wire is not None:
+            self.wire = Channel(_connected(brief.wire_path, WIRE_NAME, WIRE_FD))
+            self._handover = self._hand_over(self.wire)
+        if brief.room.origin is not None:
+            self.origin = Channel(_connected(brief.origin_path, ORIGIN_NAME, ORIGIN_FD))
+            self._origin_handover = self._hand_over(self.origin)
 
-    def repository_url(self) -> str:
-        """What the engine is told: its end of the wire, or the location itself."""
-        assert self.brief.repository is not None
-        if self._listener is None:
-            return self.brief.repository.location
-        return f"rest:http://127.0.0.1:{self._listener.getsockname()[1]}/"
+    def _hand_over(self, wire: Channel) -> socket.socket:
+        """Our end of that socket."""
+        near, far = socket.socketpair()
+        with far, suppress(BrokenPipeError):  # one that is dead already is missed a little later
+            socket.send_fds(wire.sock, [encode(self._handover_message())], [far.fileno()])
+        return near
+
+    def _handover_message(self) -> Message:
+        """With how fast the vault is to be, if there is a limit."""
+        job = self.brief.job
+        rates: Message = {
+            "upload": job.resources.upload_bytes, "download": job.resources.download_bytes,
+        } if job else {}  # fmt: skip
+        return {"handover": True, **{k: v for k, v in rates.items() if v}}
+
+    def relay(self) -> tuple[str, ...]:
+        """The program whose input and output lead an engine to the vault; empty without one."""
+        if self._handover is None:
+            return ()
+        program = f"{os.path.dirname(__file__)}/relay.py"
+        origin = (str(ORIGIN_FD),) if self._origin_handover else ()
+        return (interpreter(), "-I", "-S", program, str(HANDOVER_FD), *origin)
 
     def await_vault(self) -> None:
-        """Wait until the vault has proven itself, and pass the proof on. Raises StepError."""
-        if self.wire is None:
-            return
-        self.wire.sock.settimeout(VAULT_START_SECONDS)
+        """Wait until each vault has proven itself, and pass the proofs on. Raises StepError."""
+        for wire in filter(None, (self.wire, self.origin)):
+            self._await(wire)
+
+    def _await(self, wire: Channel) -> None:
+        wire.sock.settimeout(VAULT_START_SECONDS)
         try:
-            while (message := self.wire.receive()) is not None:
-                self.raise_vault_failure(message)
+            while (message := wire.receive()) is not None:
+                self.raise_vault_failure(message, wire)
                 if message.get("event") == "proof":
-                    self._pass_vault_proof(message)
+                    process = "vault" if wire is self.wire else ORIGIN_NAME
+                    self._pass_vault_proof(message, process)
                     return
         except (OSError, ProtocolError) as error:
             raise StepError(Failure.INTERRUPTED, f"the vault did not start: {error}") from error
         raise StepError(Failure.INTERRUPTED, "the vault ended before it had started")
 
-    def _pass_vault_proof(self, message: Message) -> None:
-        self.tell({**message, "process": "vault"})
+    def _pass_vault_proof(self, message: Message, process: str) -> None:
+        self.tell({**message, "process": process})
         found = message.get("weaker")
-        if found:
-            raise StepError(Failure.WEAKENED, f"the vault is weaker than its grant: {found}")
+        if isinstance(found, list) and found:
+            sentence = "; ".join(map(str, found))
+            raise StepError(
+                Failure.WEAKENED, f"the vault is weaker than its grant: {sentence}",
+                hint=HOW_WEAKENED,
+            )  # fmt: skip
 
-    def raise_vault_failure(self, message: Message) -> None:
-        """Raises StepError if the vault says that the place behind it failed."""
+    def raise_vault_failure(self, message: Message, wire: Channel | None = None) -> None:
+        """Raises StepError if the vault says that the place behind it failed; of two, which."""
         if message.get("event") == "failure":
-            raise StepError(Failure(str(message.get("failure"))), str(message.get("text", "")))
+            whose = f"{self._behind(wire)}: " if wire and self.origin else ""
+            text = str(message.get("text", ""))
+            raise StepError(Failure(str(message.get("failure"))), f"{whose}{text}")
 
-    def finish_wire(self) -> int:
-        """Tell the vault that the engine is done; returns the bytes it stored, 0 if unknown."""
-        if self.wire is None or self._vault_gone:
-            return 0
-        self.wire.sock.settimeout(VAULT_END_SECONDS)
+    def _behind(self, wire: Channel) -> str:
+        """The repository at the other end."""
+        room = self.brief.room
+        return room.origin.repository if room.origin and wire is self.origin else room.repository
+
+    def hold_removals(self) -> frozenset[str] | None:
+        """Have the vault hold removals back until `commit`; the names of all snapshots, if it tells.
+
+        Raises StepError. After `await_vault`, before any engine; for a wire that may remove.
+        """
+        if self.wire is None:
+            return None
+        deadline = time.monotonic() + HOLD_SECONDS
+        self.wire.sock.settimeout(1.0)
         try:
-            self.wire.sock.shutdown(socket.SHUT_WR)
-            for message in self.wire:
+            self.wire.send({"hold": True})
+            while True:
+                try:
+                    message = self.wire.receive()
+                except TimeoutError:  # a far place lists slowly
+                    self.alive()
+                    if time.monotonic() > deadline:
+                        raise
+                    continue
+                if message is None:
+                    break
+                self.raise_vault_failure(message)
+                if message.get("event") == "snapshots":
+                    names = message.get("names")
+                    return frozenset(map(str, names)) if isinstance(names, list) else None
+        except (OSError, ProtocolError) as error:
+            raise StepError(Failure.INTERRUPTED, f"the vault does not answer: {error}") from error
+        raise StepError(Failure.INTERRUPTED, "the vault ended before it had answered")
+
+    def commit(self) -> None:
+        """Have what was held back removed; ends the wire. Raises StepError, Stopped."""
+        if self.wire is None:
+            return
+        deadline = time.monotonic() + COMMIT_SECONDS
+        self.wire.sock.settimeout(1.0)
+        done = False
+        try:
+            self.wire.send({"commit": True})
+            while time.monotonic() < deadline:
+                try:
+                    message = self.wire.receive()
+                except TimeoutError:
+                    self.tell({"event": "alive"})
+                    continue
+                if message is None or message.get("event") == "stored":
+                    break
+                self.raise_vault_failure(message)
+                done = done or message.get("event") == "committed"
+        except (OSError, ProtocolError) as error:
+            raise StepError(Failure.INTERRUPTED, f"the vault has left: {error}") from error
+        finally:
+            self._vault_gone = True
+        if not done:
+            raise StepError(Failure.INTERRUPTED, "the vault ended before it had removed everything")
+
+    def finish_wire(self) -> Message:
+        """Tell the vault that the engine is done; what it has stored, for the result.
+
+        `stored` are bytes, `snapshots_stored` names; nothing where it is unknown.
+        """
+        nothing: Message = {"stored": 0, "snapshots_stored": []}
+        if self.origin is not None:
+            self._ended(self.origin)
+        if self.wire is None or self._vault_gone:
+            return nothing
+        message = self._ended(self.wire)
+        if message is None:
+            return nothing  # the engine has ended; what it said of its own success counts
+        return {"stored": message.get("bytes"), "snapshots_stored": message.get("snapshots")}
+
+    def _ended(self, wire: Channel) -> Message | None:
+        """A vault's last word, after ours; None if it has none."""
+        wire.sock.settimeout(VAULT_END_SECONDS)
+        try:
+            wire.sock.shutdown(socket.SHUT_WR)
+            for message in wire:
                 if message.get("event") == "stored":
-                    stored = message.get("bytes")
-                    return stored if isinstance(stored, int) else 0
+                    return message
         except (OSError, ProtocolError):
-            pass  # the engine has ended; what it said of its own success counts
-        return 0
+            pass
+        return None
 
     # -- engine
 
@@ -188,48 +351,82 @@ class EngineRoom:
         """Where the engine may write."""
         return self.brief.room.grant.write
 
-    def _confine(self, ports: Sequence[int]) -> Callable[[], None]:
-        writable = self.writable()
-        profile = self._profile
+    def _confine(self) -> None:
+        """In the child that becomes the engine."""
+        grant = self.brief.room.grant
+        # A hook has what its configuration names, though more had to be bound for it.
+        hook = self.brief.hook
+        lent = filter(os.path.exists, hook.write if hook else grant.shared)
+        landlock.restrict((*self.writable(), *lent), network=grant.network)
+        # An engine that was explicitly given the network keeps sockets, and nothing else.
+        profile = seccomp.Profile.VAULT if grant.network else self._profile
+        sealed = hook and grant.capabilities
+        seccomp.install(seccomp.Profile.SEALED if sealed else profile)
 
-        def confine() -> None:
-            landlock.restrict(writable, ports)
-            seccomp.install(profile)
+    def _confine_lesser(self, lesser: Lesser) -> None:
+        """In the child that becomes a server, or asks one; the place may be out of its reach later."""
+        from capkeep.kernel.ownership import become  # of provers alone
 
-        return confine
+        landlock.restrict((lesser.write,), network=False)
+        become(lesser.uid, lesser.gid)
+        seccomp.install(seccomp.Profile.SERVER)
 
     @contextmanager
     def engine(
-        self, argv: Sequence[str], env: dict[str, str], *, tell: bool = True
+        self,
+        argv: Sequence[str],
+        env: dict[str, str],
+        *,
+        tell: bool = True,
+        output: int = -1,
+        given: int = -1,
+        source: int = -1,
+        cwd: str = "",
+        lesser: Lesser | None = None,
     ) -> Iterator[RunningEngine]:
         """A confined, proven, running engine; killed on the way out if it still runs.
 
-        Every engine is proven; `tell` says whether the caller hears of it when all is well.
+        Every engine is proven; `tell` says whether the caller hears of it when all is well. With
+        an `output` it writes there, and only what it says on its standard error is heard. A
+        `source` is its standard input, `cwd` where it stands if not in the machine's "/", and
+        `given` a descriptor that it finds as GIVEN_FD. A `lesser` one has no wire.
         """
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         enlarge(out_read)
-        ports = [self._listener.getsockname()[1]] if self._listener else []
-        confine = None if self.brief.room.grant.network else self._confine(ports)
+        facts_read, facts_write = os.pipe()
+        enlarge(facts_read)
+        keep = {FACTS_FD: facts_write}
+        wires = {HANDOVER_FD: self._handover, ORIGIN_FD: self._origin_handover}
+        keep |= {fd: end.fileno() for fd, end in wires.items() if end and not lesser}
+        keep |= {GIVEN_FD: given} if given >= 0 else {}
+
+        def confine() -> None:
+            self._confine_lesser(lesser) if lesser else self._confine()
+
         try:
             child = spawn(
-                argv, env=env, stdout=out_write, stderr=err_write, hold=True,
-                prepare=confine or self._confine_with_network,
+                argv, env=env, stdin=source, stdout=out_write if output < 0 else output, stderr=err_write,
+                keep=keep, hold=True, prepare=self._tell_facts(confine), cwd=cwd or self.seen("/"),
             )  # fmt: skip
         except OSError as error:
             os.close(out_read)
             os.close(err_read)
+            os.close(facts_read)
             raise StepError(Failure.ENGINE, f"the engine cannot be started: {error}") from error
         finally:
             os.close(out_write)
             os.close(err_write)
+            os.close(facts_write)
         try:
-            held = self._proven("engine", child.pid)
+            with open(facts_read, "rb") as pipe:
+                facts = codec.loads(Facts, pipe.read())
+            held = self._judged_lesser(facts, lesser) if lesser else self._judged("engine", facts)
             child.release()
-            running = self._running(child, held)
+            running = held if lesser else self._running(child, held)
             if tell:
-                self._tell_proof("engine", running)
-            yield RunningEngine(child, out_read, err_read, self._heard())
+                self._tell_proof("server" if lesser else "engine", *running)
+            yield RunningEngine(child, out_read, err_read, self.heard())
         except OSError as error:
             raise StepError(Failure.ENGINE, f"the engine cannot be started: {error}") from error
         finally:
@@ -237,35 +434,48 @@ class EngineRoom:
             os.close(out_read)
             os.close(err_read)
 
-    def _running(self, child: Child, held: Facts) -> Facts:
-        """The engine's facts now that it is the engine; those from before if it has ended already.
+    def _tell_facts(self, confine: Callable[[], None]) -> Callable[[], None]:
+        """In the child that becomes the engine: be confined, and tell what the kernel says of it.
 
-        Only now may we, its parent, also read its namespaces: until its exec it was a copy of this
-        program, whose memory is hidden (PR_SET_DUMPABLE).
+        Until its exec it is a copy of this program, into which nobody may look from outside.
         """
+        host = self.brief.host_namespaces
+
+        def prepare() -> None:
+            confine()
+            with open(FACTS_FD, "wb") as pipe:
+                pipe.write(codec.dumps(read_facts(None, host)).encode("utf-8", "surrogateescape"))
+
+        return prepare
+
+    def _running(self, child: Child, held: tuple[Facts, Judgement]) -> tuple[Facts, Judgement]:
+        """The engine's facts now that it is the engine; those from before if it has ended already."""
         try:
             return self._proven("engine", child.pid)
         except OSError:
             return held
 
-    def _heard(self) -> dict[int, Callable[[], None]]:
+    def heard(self) -> dict[int, Callable[[], None]]:
         """Whom to listen to while an engine runs."""
-        heard = {self.caller.fileno(): self._hear_caller}
-        return heard if self.wire is None else heard | {self.wire.fileno(): self._hear_vault}
+        heard: dict[int, Callable[[], None]] = {
+            self.caller.fileno(): self._hear_caller,
+            **self.aside,
+        }
+        for wire in filter(None, (self.wire, self.origin)):
+            heard[wire.fileno()] = partial(self._hear_vault, wire)
+        return heard
 
     def _hear_caller(self) -> None:
         """After its request a caller can only leave."""
         if not self.caller.sock.recv(4096):
             raise Stopped("the caller is gone")
 
-    def _hear_vault(self) -> None:
+    def _hear_vault(self, wire: Channel) -> None:
         """A vault that stops inside a message must not stop us: what is there now is heard."""
-        wire = self.wire
-        assert wire is not None
         wire.sock.setblocking(False)
         try:
             while (message := wire.receive()) is not None:
-                self.raise_vault_failure(message)
+                self.raise_vault_failure(message, wire)
                 if not wire.pending():
                     return
         except BlockingIOError:
@@ -287,21 +497,57 @@ class EngineRoom:
                 )
         self.tell({"event": "alive"})
 
-    def _confine_with_network(self) -> None:
-        """An engine that was explicitly given the network keeps sockets, and nothing else."""
-        landlock.restrict(self.writable(), None)
-        seccomp.install(seccomp.Profile.VAULT)
+
+def _connected(path: str, name: str, fd: int) -> socket.socket:
+    """The wire to the vault: a descriptor from systemd or from our parent, or a socket to connect to.
+
+    systemd says which of its descriptors is which, from 3 on (sd_listen_fds_with_names(3)). The name
+    of a connection that is the standard input stands before them, though it is not among them (257).
+    """
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")[-count:] if count else []
+    if name in names:
+        return socket.socket(fileno=LISTEN_FDS_START + names.index(name))
+    if not path:
+        return socket.socket(fileno=fd)
+    try:
+        wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            wire.connect(path)
+        except OSError:
+            wire.close()
+            raise
+    except OSError as error:
+        raise StepError(
+            Failure.INTERRUPTED, "the vault cannot be reached: nobody opens its door",
+            hint="`capkeep audit` tells which unit is missing",
+        ) from error  # fmt: skip
+    return wire
 
 
 def serve(
-    actions: Mapping[str, Callable[[EngineRoom, Message], Message]], profile: seccomp.Profile
+    actions: Mapping[str, Callable[[EngineRoom, Message], Message]],
+    profile: seccomp.Profile,
+    become: Callable[[Brief], Brief] | None = None,
+    *,
+    patience: float | None = None,
 ) -> int:
-    """A room's whole life: brief, proof, wire, one request, one result."""
+    """A room's whole life: brief, proof, wire, one request, one result.
+
+    `become` changes the process before its proof, and says what is to be proven then; `patience` is as
+    `EngineRoom`'s.
+    """
     hide_memory()
-    room = EngineRoom(read_brief(), profile=profile)
     try:
-        room.open_wire()
-        seccomp.install(seccomp.Profile.ROOM)
+        brief = read_brief()
+        if become is not None:
+            brief = become(brief)
+    except StepError as error:
+        with Channel(socket.socket(fileno=CALLER_FD)) as caller:
+            caller.send({"event": "result", **failed(error.failure, str(error), error.hint)})
+        return 1
+    room = EngineRoom(brief, profile=profile, patience=patience)
+    try:
         result = _answer(room, actions)
         room.tell({"event": "result", **result})
     except Stopped:
@@ -316,6 +562,9 @@ def _answer(
 ) -> Message:
     """The result of the one request: every failure becomes a result with a name."""
     try:
+        room.open_wire()
+        servers = room.brief.room.grant.servers
+        seccomp.install(seccomp.Profile.HOST if servers else seccomp.Profile.ROOM)
         room.prove()
         request = room.request()
         action = actions.get(str(request.get("action")))

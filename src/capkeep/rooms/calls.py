@@ -4,7 +4,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 
 from capkeep.engines import ENGINES
@@ -18,64 +18,116 @@ from capkeep.engines.base import (
     Unreadable,
     Warned,
 )
-from capkeep.errors import StepError
+from capkeep.errors import Failure, StepError
 from capkeep.rooms.base import EngineRoom
+from capkeep.rooms.engine import RunningEngine
 from capkeep.rooms.protocol import Message
+from capkeep.rooms.scripts import TOOLS, interpreter_of
 
 OnLine = Callable[[str, bytes], None]
 VERSION_SECONDS = 30
-OUTPUT_LIMIT = 64 << 20  # bytes
+OUTPUT_LIMIT = 64 << 20  # bytes; restic's lists of snapshots and of a directory are one line
+LAST_WORDS = 4096  # bytes
 NOTE_LIMIT = 64 << 10
+
+
+class TooMuch(StepError):
+    """The engine printed more than can be taken in."""
 
 
 class Caller:
     """The engine of a room's repository, ready to be called; makes the room's cache usable."""
 
-    def __init__(self, room: EngineRoom) -> None:
+    def __init__(self, room: EngineRoom, scratch: str = "tmp", *, unlocked: bool = False) -> None:
+        """`scratch`: its temporary directory, of this caller alone; `unlocked` as in `Call`."""
         repository = room.brief.repository
         assert repository is not None, "a room with an engine has a repository"
         self.room = room
         self.engine: Engine = ENGINES[repository.engine]
         cache = room.brief.room.grant.write[0]
-        self.scratch = f"{cache}/tmp"
-        _remove_tree(self.scratch)  # what a killed run left behind
+        self.scratch = f"{cache}/{scratch}"
+        remove_tree(self.scratch)  # what a killed run left behind
         os.mkdir(self.scratch, 0o700)
         self.call = Call(
             program=repository.program,
-            repository=room.repository_url(),
+            interpreter=interpreter_of(repository.program) if self.engine.traits.script else (),
+            tools=TOOLS,
+            repository=repository.location,
+            relay=room.relay(),
             cache_dir=cache,
             tmp_dir=self.scratch,
             password=dict(room.brief.secrets).get("password", ""),
+            unlocked=unlocked,
         )
+        job = room.brief.job
+        by_vault = self.engine.traits.paced_by_vault and not room.brief.room.grant.network
+        if job and not by_vault:
+            self.call = self.call._replace(
+                upload_bytes=job.resources.upload_bytes,
+                download_bytes=job.resources.download_bytes,
+            )
 
-    def run(self, command: Command, on_line: OnLine, seconds: float, *, tell: bool = True) -> int:
+    def run(
+        self,
+        command: Command,
+        on_line: OnLine,
+        seconds: float,
+        *,
+        tell: bool = True,
+        given: int = -1,
+        source: int = -1,
+    ) -> int:
         """Run a command of the engine to its end; returns its exit code."""
-        env = dict(command.env)
-        if self.room.brief.room.grant.network:
-            # Without a vault the engine itself logs in: with every secret but the password.
-            env |= {k: v for k, v in self.room.brief.secrets if k != "password"}
-        with self.room.engine(command.argv, env, tell=tell) as process:
+        with self.started(command, tell=tell, given=given, source=source) as process:
             return process.run(
                 on_line, on_tick=self.room.alive, deadline=time.monotonic() + seconds
             )
 
-    def output(self, command: Command, seconds: float, *, tell: bool = True) -> bytes:
-        """The whole standard output of a short command. Raises StepError with the engine's words."""
-        lines: list[bytes] = []
+    def started(
+        self,
+        command: Command,
+        *,
+        tell: bool = True,
+        given: int = -1,
+        source: int = -1,
+        output: int = -1,
+    ) -> AbstractContextManager[RunningEngine]:
+        """A command of the engine, running; as `EngineRoom.engine` starts it."""
+        env = dict(command.env)
+        if self.room.brief.room.grant.network:
+            # Without a vault the engine itself logs in: with every secret but the password.
+            env |= {k: v for k, v in self.room.brief.secrets if k != "password"}
+        return self.room.engine(
+            command.argv, env, tell=tell, given=given, source=source, output=output,
+            cwd=command.cwd,
+        )  # fmt: skip
+
+    def output(
+        self, command: Command, seconds: float, *, tell: bool = True, given: int = -1
+    ) -> bytes:
+        """The whole standard output of a short command, without its last line's end.
+
+        Raises StepError with the engine's words, or as `TooMuch` where it prints without end.
+        """
+        said = bytearray()
         tail: list[str] = []
-        size = 0
 
-        def take(stream: str, line: bytes) -> None:
-            nonlocal size
-            size += len(line)
-            if stream == "stdout" and size <= OUTPUT_LIMIT:
-                lines.append(line)
+        def take(stream: str, part: bytes) -> None:
+            if stream == "stdout":
+                said.extend(part)
+                if len(said) > OUTPUT_LIMIT:
+                    text = f"the engine printed more than {OUTPUT_LIMIT >> 20} MiB at once"
+                    raise TooMuch(Failure.ENGINE, text)
             elif len(tail) < 40:
-                tail.append(line.decode(errors="replace"))
+                tail.append(part.decode(errors="replace"))
 
-        code = self.run(command, take, seconds, tell=tell)
-        self.raise_for(code, (*tail, *(b.decode(errors="replace") for b in lines[-3:])))
-        return b"\n".join(lines)
+        with self.started(command, tell=tell, given=given) as process:
+            process.take_parts()
+            until = time.monotonic() + seconds
+            code = process.run(take, on_tick=self.room.alive, deadline=until)
+        last = said[-LAST_WORDS:].splitlines()[-3:] if code else ()
+        self.raise_for(code, (*tail, *(line.decode(errors="replace") for line in last)))
+        return bytes(said).removesuffix(b"\n")
 
     def raise_for(self, code: int, tail: tuple[str, ...]) -> None:
         """Raises StepError if an engine's end means failure."""
@@ -89,11 +141,11 @@ class Caller:
         state = os.stat(path)
         key = f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode()
         noted = f"{self.call.cache_dir}/version"
-        first, _, rest = _read_note(noted).partition(b"\n")
+        first, _, rest = read_note(noted).partition(b"\n")
         if first + b"\n" == key:
             return rest
         said = self.output(self.engine.version(self.call), VERSION_SECONDS, tell=False)
-        _write_note(noted, key + said)
+        write_note(noted, key + said)
         return said
 
     def name(self) -> str:
@@ -102,7 +154,7 @@ class Caller:
         return f"{self.engine.name} {'.'.join(map(str, numbers))}"
 
 
-def _remove_tree(path: str) -> None:
+def remove_tree(path: str) -> None:
     """Remove whatever an engine left there, however deep and whatever its modes; links unfollowed.
 
     What a directory holds is moved up first, so that no path grows too long. Importing `shutil`,
@@ -137,20 +189,21 @@ def _opened_up(path: str) -> bool:
     return True
 
 
-def _read_note(path: str) -> bytes:
+def read_note(path: str, limit: int = NOTE_LIMIT) -> bytes:
     """What a file of our own in the cache says; b"" if it is not there, or is no file any more."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return os.read(fd, NOTE_LIMIT) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        return os.read(fd, limit) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
     finally:
         os.close(fd)
 
 
-def _write_note(path: str, text: bytes) -> None:
-    _remove_tree(path)  # the engine may write here too, and have put anything in its place
+def write_note(path: str, text: bytes) -> None:
+    """Have a file of our own in the cache say that."""
+    remove_tree(path)  # the engine may write here too, and have put anything in its place
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(text)
@@ -178,8 +231,8 @@ def pass_on(room: EngineRoom, reader: LineReader) -> OnLine:
 
 def done(caller: Caller, text: str, summary: Message | None = None, **more: object) -> Message:
     """The result of a step that succeeded; ends the wire, so no engine can be called after."""
-    engine = caller.name()
+    engine = more.pop("engine", None) or caller.name()
     return {
         "exit_code": 0, "failure": None, "text": text, "engine": engine, "engine_words": "",
-        "summary": summary or {}, "stored": caller.room.finish_wire(), **more,
+        "summary": summary or {}, **caller.room.finish_wire(), **more,
     }  # fmt: skip

@@ -5,50 +5,112 @@ away or a capability that was lost shows here, before an engine starts.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
-from capkeep.kernel.facts import Facts
-from capkeep.plan.model import Grant, Mode, Room
+from capkeep.kernel.facts import OVERFLOW_ID, Facts
+from capkeep.plan.model import Grant, Mode, Room, Starter, Walls
 
 ENGINE: Final = "engine"
 FILTERING: Final = 2  # seccomp's filter mode, proc(5)
-SEPARATED: Final = ("mnt", "pid", "ipc", "uts")
+SAME_IDS: Final = 1 << 16  # ids that PrivateUsers=identity leaves as they are (systemd.exec(5))
+HOW_WEAKENED: Final = (
+    "no engine was started; `capkeep audit` tells more, and the kernel or a container around this"
+    " host may be what takes the protection away"
+)
 # What a room has of /dev: devices that keep nothing of what is written to them.
 OWN_PLACES: Final = frozenset(
     ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 )
-UNMAPPED: Final = 65534  # how groups from outside a user namespace appear (user_namespaces(7))
+# Which of a unit's directives (host/units.py) gives a room a namespace of its own.
+NAMESPACES: Final = {
+    "ipc": "PrivateIPC",
+    "mnt": "PrivateMounts",
+    "net": "PrivateNetwork",
+    "user": "PrivateUsers",
+    "uts": "ProtectHostname",
+}
+# Which of them hides what in a room's /proc; the second form is that of kernels before 5.8.
+PROC: Final = {
+    "ProtectProc": frozenset(("hidepid=invisible", "hidepid=2")),
+    "ProcSubset": frozenset(("subset=pid",)),
+}
+# Which of them keeps a mount from being writable, the first that fits; else it is ProtectSystem.
+MOUNTS: Final = (
+    ("/dev/hugepages", "TemporaryFileSystem"),
+    ("/dev/mqueue", "TemporaryFileSystem"),
+    ("/dev/shm", "TemporaryFileSystem"),
+    ("/tmp", "InaccessiblePaths"),
+    ("/var/tmp", "InaccessiblePaths"),
+    ("/dev", "PrivateDevices"),
+    ("/home", "ProtectHome"),
+    ("/root", "ProtectHome"),
+    ("/run/user", "ProtectHome"),
+    ("/run/room/src", "BindReadOnlyPaths"),
+    ("/run", "TemporaryFileSystem"),
+    ("/sys/fs/cgroup", "ProtectControlGroups"),
+    ("/proc", "ProtectKernelTunables"),
+    ("/sys", "ProtectKernelTunables"),
+)
 
 
-def weaker(facts: Facts, room: Room, mode: Mode, process: str) -> tuple[str, ...]:
-    """Each way in which a process has more, or less, than its room was granted.
+class Weakness(NamedTuple):
+    """One way in which a process has more, or less, than its room was granted."""
+
+    directive: str  # of systemd.exec(5): what a unit has to prevent it
+    text: str
+
+
+class Judgement(NamedTuple):
+    """A sentence for each weakness: those that end the step, and those that the plan accepts."""
+
+    weaker: tuple[str, ...]
+    accepted: tuple[str, ...]
+
+
+def judge(facts: Facts, room: Room, walls: Walls, mode: Mode, process: str) -> Judgement:
+    """What of a process is weaker than granted.
 
     `process` is "room", "vault" or "engine". An engine is looked at from outside, where the kernel
     may refuse to name its namespaces; it inherits the room's, which the room has proven itself.
     """
+    weaker, accepted = [], []
+    for found in weaknesses(facts, room, walls, mode, process):
+        if found.directive in walls.accepted:
+            accepted.append(f"{found.text}; accept-missing allows it ({found.directive}=)")
+        elif walls.starter is Starter.SYSTEMD:
+            weaker.append(f"{found.text} ({found.directive}= was not applied)")
+        else:
+            weaker.append(found.text)
+    return Judgement(tuple(weaker), tuple(accepted))
+
+
+def weaknesses(
+    facts: Facts, room: Room, walls: Walls, mode: Mode, process: str
+) -> Iterator[Weakness]:
+    """All of them, whatever is accepted."""
     grant = room.grant
-    return (
-        *_identity(facts, grant, mode),
-        *_capabilities(facts, grant),
-        *_confinement(facts),
-        *_namespaces(facts, grant, mode, process),
-        *_reach(facts, grant),
-    )
+    yield from _identity(facts, grant, mode)
+    yield from _capabilities(facts, grant)
+    yield from _confinement(facts, walls, process)
+    yield from _namespaces(facts, walls, process)
+    yield from _reach(facts, grant, walls)
 
 
-def _identity(facts: Facts, grant: Grant, mode: Mode) -> Iterator[str]:
+def _identity(facts: Facts, grant: Grant, mode: Mode) -> Iterator[Weakness]:
     if set(facts.uids) != {grant.uid}:
-        yield f"runs as uid {_numbers(facts.uids)}, granted {grant.uid}"
+        yield Weakness("User", f"runs as uid {_numbers(facts.uids)}, granted {grant.uid}")
     if set(facts.gids) != {grant.gid}:
-        yield f"runs as gid {_numbers(facts.gids)}, granted {grant.gid}"
-    extra = set(facts.groups) - {grant.gid}
+        yield Weakness("Group", f"runs as gid {_numbers(facts.gids)}, granted {grant.gid}")
+    extra = set(facts.groups) - {grant.gid, *grant.groups}
+    if max(grant.groups, default=0) >= SAME_IDS:
+        extra.discard(OVERFLOW_ID)  # a granted one without a number in the room's user namespace
     if mode is Mode.USER:
-        extra.discard(UNMAPPED)  # one's own groups cannot be given up without privilege
+        extra.discard(OVERFLOW_ID)  # one's own groups cannot be given up without privilege
     if extra:
-        yield f"is in groups not granted: {_numbers(extra)}"
+        yield Weakness("SupplementaryGroups", f"is in groups not granted: {_numbers(extra)}")
 
 
-def _capabilities(facts: Facts, grant: Grant) -> Iterator[str]:
+def _capabilities(facts: Facts, grant: Grant) -> Iterator[Weakness]:
     granted = set(grant.capabilities)
     sets = {
         "inheritable": facts.inheritable,
@@ -58,39 +120,52 @@ def _capabilities(facts: Facts, grant: Grant) -> Iterator[str]:
         "ambient": facts.ambient,
     }
     for name, found in sets.items():
+        directive = "CapabilityBoundingSet" if name == "bounding" else "AmbientCapabilities"
         if missing := granted - set(found):
-            yield f"{_names(missing)} missing from the {name} set"
+            yield Weakness(directive, f"{_names(missing)} missing from the {name} set")
         if extra := set(found) - granted:
-            yield f"{_names(extra)} not granted but in the {name} set"
+            yield Weakness(directive, f"{_names(extra)} not granted but in the {name} set")
 
 
-def _confinement(facts: Facts) -> Iterator[str]:
+def _confinement(facts: Facts, walls: Walls, process: str) -> Iterator[Weakness]:
     if not facts.no_new_privs:
-        yield "NoNewPrivs is off: setuid programs would gain privileges"
+        text = "NoNewPrivs is off: setuid programs would gain privileges"
+        yield Weakness("NoNewPrivileges", text)
+    # Every program of ours loads a filter itself, and its engine one more.
+    own = walls.filters + (2 if process == ENGINE else 1)
     if facts.seccomp != FILTERING:
-        yield "no system call filter is in force"
+        yield Weakness("SystemCallFilter", "no system call filter is in force")
+    elif walls.starter is Starter.SYSTEMD and 0 < facts.seccomp_filters <= own:
+        yield Weakness("SystemCallFilter", "no system call filter but capkeep's own is in force")
 
 
-def _namespaces(facts: Facts, grant: Grant, mode: Mode, process: str) -> Iterator[str]:
-    wanted = [*SEPARATED]
-    wanted += [] if grant.network else ["net"]
-    wanted += ["user"] if mode is Mode.USER else []
+def _namespaces(facts: Facts, walls: Walls, process: str) -> Iterator[Weakness]:
     known = {name for name, _ in facts.namespaces}
-    for name in wanted:
+    for name in walls.namespaces:
         if name in facts.separated or (process == ENGINE and name not in known):
             continue
         how = "is the host's" if name in known else "cannot be read"
-        yield f"the {name} namespace {how}"
+        yield Weakness(NAMESPACES.get(name, name), f"the {name} namespace {how}")
 
 
-def _reach(facts: Facts, grant: Grant) -> Iterator[str]:
+def _reach(facts: Facts, grant: Grant, walls: Walls) -> Iterator[Weakness]:
     foreign = set(facts.interfaces) - {"lo"}
     if foreign and not grant.network:
-        yield f"has network interfaces: {_names(foreign)}"
-    allowed = OWN_PLACES | set(grant.write)
+        yield Weakness("PrivateNetwork", f"has network interfaces: {_names(foreign)}")
+    if walls.starter is Starter.SYSTEMD:
+        for directive, hiding in PROC.items():
+            if hiding.isdisjoint(facts.proc):
+                yield Weakness(directive, f"/proc is not mounted with {max(hiding)}")
+    allowed = OWN_PLACES | {*grant.writable, *walls.writable}
     for point in facts.writable:
         if point not in allowed:
-            yield f"{point} is mounted writable"
+            yield Weakness(_keeper_of(point), f"{point} is mounted writable")
+
+
+def _keeper_of(point: str) -> str:
+    """The directive that should have kept a mount from being writable."""
+    fits = (name for top, name in MOUNTS if point == top or point.startswith(f"{top}/"))
+    return next(fits, "ProtectSystem")
 
 
 def _names(names: set[str]) -> str:

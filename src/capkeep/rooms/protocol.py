@@ -37,6 +37,11 @@ def decode(line: bytes) -> Message:
     return message
 
 
+def is_file_name(text: str) -> bool:
+    """Whether it is a name in a directory, and nothing else."""
+    return text.isprintable() and "/" not in text and text not in ("", ".", "..")
+
+
 class Channel:
     """A socket that carries messages. Owns the socket; close it or use it as a context."""
 

@@ -19,21 +19,35 @@ from capkeep.engines.base import (
     Warned,
 )
 from capkeep.engines.causes import cause_of_errno
-from capkeep.errors import Failure, StepError
+from capkeep.errors import EXIT_PARTIAL, Failure, StepError
 from capkeep.kernel import mounts, seccomp
-from capkeep.plan.model import Job, Mode
+from capkeep.kernel.facts import OVERFLOW_ID
+from capkeep.plan.model import Job, Mode, job_tag, stream_path, stream_tag
 from capkeep.rooms.base import EngineRoom, option, serve
 from capkeep.rooms.calls import Caller
-from capkeep.rooms.protocol import Message
+from capkeep.rooms.probe import probe
+from capkeep.rooms.protocol import Message, is_file_name
 
 PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
 OWNERS_NAMED: Final = 3
+UNSEEN: Final = "mounted since `capkeep apply`, and not seen in this room: apply again"
+WRONG_OWNER: Final = "kept with a wrong owner, as its own is above 65535 or nobody: apply again"
 KINDS: Final = {stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 
 def main() -> int:
     """A reader's whole life."""
-    return serve({"backup": backup}, seccomp.Profile.READ)
+    actions = {"backup": backup, "stream": stream, "sums": sums, "probe": look_around}
+    return serve(actions, seccomp.Profile.READ)
+
+
+def look_around(room: EngineRoom, request: Message) -> Message:
+    """Show what this room can do, reading the canary included, without a backup."""
+    job = room.brief.job
+    assert job is not None, "a reader has a job"
+    if job.canary:
+        _read_canary(room.seen(job.canary), job.canary)
+    return probe(room, request)
 
 
 def backup(room: EngineRoom, request: Message) -> Message:
@@ -43,7 +57,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     dry_run = option(request, "dry_run", default=False)
     _report_sources(room, job)
     if job.canary:
-        _read_canary(job.canary)
+        _read_canary(room.seen(job.canary), job.canary)
     caller = Caller(room)
     reader = caller.engine.read_backup((job.canary,) if job.canary else ())
     hearing = _Hearing(room)
@@ -53,21 +67,79 @@ def backup(room: EngineRoom, request: Message) -> Message:
             hearing.take(event)
 
     room.await_vault()
-    command = caller.engine.backup(caller.call, _visible(room, caller.engine, job), dry_run=dry_run)
+    visible = _visible(room, caller.engine, job)
+    watch = (job.canary,) if job.canary else ()
+    command = caller.engine.backup(caller.call, visible, dry_run=dry_run, watch=watch)
     code = caller.run(command, take, job.timeout_seconds)
     if room.brief.mode is Mode.USER:
         _tell_foreign_owners(room, job)
+    elif "user" in room.brief.walls.namespaces and not _knows_all_ids():
+        _tell_lost_owners(room, job)
     found = caller.engine.diagnose(code, reader.tail, backup=True)
     engine = caller.name()
     return {
-        "exit_code": code,
+        "exit_code": EXIT_PARTIAL if found is None and caller.engine.partial(code) else code,
         "failure": found.failure if found else None,
         "text": found.sentence if found else "",
         "engine_words": found.words if found else "",
         "engine": engine,
         **hearing.result(),
-        "stored": room.finish_wire(),
+        **room.finish_wire(),
     }
+
+
+def stream(room: EngineRoom, request: Message) -> Message:
+    """Make a snapshot of what a dump's room writes into a pipe that the caller hands over.
+
+    Whoever holds that pipe open until the dump is known to be whole, and leaves if it is not,
+    sees to it that there is no snapshot of half a dump.
+    """
+    from capkeep.rooms.pipe import take_pipe
+
+    job = room.brief.job
+    assert job is not None, "a reader has a job"
+    name, file = option(request, "dump", default=""), option(request, "file", default="")
+    if name not in job.dumps or not is_file_name(file):
+        raise StepError(Failure.REFUSED, "the job has no such dump to stream")
+    tags = (*(t for t in job.tags if t != job_tag(job.name)), stream_tag(job.name, name))
+    caller = Caller(room)
+    reader = caller.engine.read_backup()
+    hearing = _Hearing(room)
+
+    def take(stream: str, line: bytes) -> None:
+        for event in reader.feed(stream, line):
+            hearing.take(event)
+
+    room.await_vault()
+    source = take_pipe(room)
+    command = caller.engine.backup_stream(
+        caller.call, stream_path(name, file), job._replace(tags=tags)
+    )
+    try:
+        code = caller.run(command, take, job.timeout_seconds, source=source)
+    finally:
+        os.close(source)
+    found = caller.engine.diagnose(code, reader.tail)
+    return {
+        "exit_code": code,
+        "failure": found.failure if found else None,
+        "text": found.sentence if found else "",
+        "engine_words": found.words if found else "",
+        "engine": caller.name(),
+        **hearing.result(),
+        **room.finish_wire(),
+    }
+
+
+def sums(room: EngineRoom, request: Message) -> Message:
+    """What some files of the job are now, without a word of what is in them (`rooms/sums.py`)."""
+    from capkeep.rooms.live import tell_live
+
+    job = room.brief.job
+    assert job is not None, "a reader has a job"
+    tell_live(room, job, request)
+    return {"exit_code": 0, "failure": None, "text": "", "engine": "", "engine_words": "",
+            "summary": {}, **room.finish_wire()}  # fmt: skip
 
 
 def _visible(room: EngineRoom, engine: Engine, job: Job) -> Job:
@@ -75,7 +147,7 @@ def _visible(room: EngineRoom, engine: Engine, job: Job) -> Job:
 
     Where the view cannot leave mounts out (user mode) excludes do.
     """
-    include = [p for p in job.include if os.path.lexists(p)]
+    include = [p for p in job.include if os.path.lexists(room.seen(p))]
     if not include:
         raise StepError(
             Failure.ENGINE, f"none of the job's sources exists: {', '.join(job.include)}"
@@ -107,12 +179,30 @@ def _report_sources(room: EngineRoom, job: Job) -> None:
     """Tell what is there before the engine starts, and what lies below it but is not shown."""
     points = {m.point for m in mounts.read_mounts()}
     for path in job.include:
-        room.tell({"event": "source", "path": path, **_source(path, points)})
+        room.tell({"event": "source", "path": path, **_source(room.seen(path), points)})
+    for point in _mounted_since(room, job):
+        room.tell({"event": "unreadable", "path": point, "cause": Cause.DENIED, "detail": UNSEEN})
     for point, reason in room.brief.left_out:
         room.tell({"event": "left-out", "path": point, "detail": reason})
     for path in _hidden(room, job):
-        if os.path.lexists(path):
+        if os.path.lexists(room.seen(path)):
             room.tell({"event": "left-out", "path": path, "detail": "hidden from the reader"})
+
+
+def _mounted_since(room: EngineRoom, job: Job) -> list[str]:
+    """Filesystems that hold a source and that a view decided by `apply` does not show."""
+    root = room.brief.source_root
+    if not root:
+        return []  # the view was put together when this room was started
+    grant = room.brief.room.grant
+    own = (root, "/run", "/dev", "/proc", "/sys", *grant.hide, *grant.write)
+    there = [
+        m
+        for m in mounts.read_mounts()
+        if "/inaccessible/" not in m.root and not any(_is_below(m.point, p) for p in own)
+    ]
+    points, _ = mounts.source_mounts(there, grant.sources, one_file_system=job.one_file_system)
+    return [p for p in points if p not in room.brief.shown]
 
 
 def _source(path: str, mount_points: set[str]) -> Message:
@@ -153,6 +243,24 @@ def _tell_foreign_owners(room: EngineRoom, job: Job) -> None:
         room.tell({"event": "warning", "text": text})
 
 
+def _knows_all_ids() -> bool:
+    """Whether this room's user namespace has every id (user_namespaces(7), uid_map)."""
+    with open("/proc/self/uid_map", "rb") as file:
+        return sum(int(line.split()[2]) for line in file) >= (1 << 32) - 1
+
+
+def _tell_lost_owners(room: EngineRoom, job: Job) -> None:
+    """systemd 257 can map the first 65536 ids only. `apply` found no others; now there are some."""
+    hidden = {room.seen(p) for p in (*_hidden(room, job), *dict(room.brief.left_out))}
+    root = room.brief.source_root
+    for path, state in _entries(tuple(map(room.seen, job.include)), hidden):
+        if OVERFLOW_ID in (state.st_uid, state.st_gid):
+            room.tell({
+                "event": "unreadable", "path": path.removeprefix(root) or "/",
+                "cause": Cause.DENIED, "detail": WRONG_OWNER,
+            })  # fmt: skip
+
+
 def _number(path: str) -> int:
     with open(path, "rb") as file:
         return int(file.read())
@@ -175,7 +283,7 @@ def _entries(paths: tuple[str, ...], hidden: set[str]) -> Iterator[tuple[str, os
                         waiting.append(entry.path)
 
 
-def _read_canary(path: str) -> None:
+def _read_canary(path: str, name: str) -> None:
     """Read the root-only file in this very sandbox: then the capability works, whatever it says."""
     try:
         with open(path, "rb") as file:
@@ -185,7 +293,7 @@ def _read_canary(path: str) -> None:
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     raise StepError(
-        Failure.WEAKENED, f"the canary {path} {problem}", hint="`capkeep apply` writes it anew"
+        Failure.WEAKENED, f"the canary {name} {problem}", hint="`capkeep apply` writes it anew"
     )
 
 
@@ -203,7 +311,9 @@ class _Hearing:
         if isinstance(event, Progress):
             self._show(event)
         elif isinstance(event, Unreadable):
-            found = event if event.cause is not Cause.UNKNOWN else _look(event)
+            found = event
+            if event.cause is Cause.UNKNOWN:
+                found = _look(event, self._room.seen(event.path))
             self._room.tell({"event": "unreadable", **found._asdict()})
         elif isinstance(event, Warned):
             self._room.tell({"event": "warning", "text": event.text})
@@ -230,11 +340,11 @@ class _Hearing:
         }
 
 
-def _look(event: Unreadable) -> Unreadable:
+def _look(event: Unreadable, path: str) -> Unreadable:
     """Find out why a path was not read, where the engine does not say: try it ourselves."""
     try:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(event.path, flags))
+        os.close(os.open(path, flags))
     except OSError as error:
         cause = cause_of_errno(error.errno or 0)
         return event._replace(cause=cause, detail=event.detail or error.strerror or "")

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from capkeep.engines.base import Entry, Event, LineReader, Unreadable, Warned
 from capkeep.errors import Failure, StepError
@@ -18,6 +18,9 @@ from capkeep.kernel import seccomp
 from capkeep.plan.model import Mode
 from capkeep.rooms.base import EngineRoom, option, option_list, serve
 from capkeep.rooms.calls import Caller, done, pass_on
+from capkeep.rooms.latest import LATEST
+from capkeep.rooms.listing import snapshot_for, word_for
+from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, ProtocolError
 from capkeep.rooms.viewer import is_at_or_below, snapshot_name
 
@@ -42,35 +45,70 @@ TIME: Final = re.compile(
 
 def main() -> int:
     """A restorer's whole life."""
-    return serve({"restore": restore}, seccomp.Profile.RESTORE)
+    return serve({"restore": restore, "probe": probe}, seccomp.Profile.RESTORE)
+
+
+class _Wish(NamedTuple):
+    """What is asked for."""
+
+    snapshot: str
+    paths: tuple[str, ...]
+    target: str  # "" in place
+    overwrite: bool
+    delete: bool
+    dry_run: bool
+
+
+def _wish(room: EngineRoom, request: Message) -> _Wish:
+    """Raises ProtocolError for what this room is not there for."""
+    target = option(request, "target", default="")
+    paths = option_list(request, "paths")
+    if any(not p.startswith("/") or "/../" in f"{p}/" for p in paths):
+        raise ProtocolError("paths must be absolute, without ..")
+    writable = room.brief.room.grant.write[1:]
+    if option(request, "in_place", default=False):
+        target = ""
+        inside = [any(is_at_or_below(path, place) for place in writable) for path in paths]
+        if not paths or not all(inside):
+            raise ProtocolError("a path is not below the directory that this room may write")
+    elif target not in writable:
+        raise ProtocolError("the target is not the directory that this room may write")
+    return _Wish(
+        snapshot_name(request, "snapshot"), paths, target,
+        *(option(request, name, default=False) for name in ("overwrite", "delete", "dry_run")),
+    )  # fmt: skip
 
 
 def restore(room: EngineRoom, request: Message) -> Message:
     """Restore paths of a snapshot below a directory, then compare all of it with the snapshot."""
-    target = option(request, "target", default="")
-    if target not in room.brief.room.grant.write[1:]:
-        raise ProtocolError("the target is not the directory that this room may write")
-    paths = option_list(request, "paths")
-    if any(not p.startswith("/") or "/../" in f"{p}/" for p in paths):
-        raise ProtocolError("paths must be absolute, without ..")
-    snapshot = snapshot_name(request, "snapshot")
-    overwrite = option(request, "overwrite", default=False)
+    wish = _wish(room, request)
     caller = Caller(room)
     room.await_vault()
-    listing = _Listing(caller, paths)
-    listing.fetch(snapshot)
-    if not overwrite:
-        _refuse_conflicts(room, listing, target)
+    listing = _Listing(caller, wish.paths)
+    snapshot, word = _meant(caller, wish)
+    listing.fetch(word)
+    if wish.dry_run:
+        counts = _preview(room, listing, wish)
+        return done(caller, "nothing was changed", {**counts, "entries": listing.count})
+    _refuse_links_above(wish)
+    if wish.overwrite:
+        _remove_links(room, listing, wish)
+    else:
+        _refuse_conflicts(room, listing, wish)
     abilities = caller.engine.abilities(caller.version())
     command = caller.engine.restore(
-        caller.call, snapshot, target, include=paths, verify=True,
+        caller.call, word, wish.target or "/", include=wish.paths, verify=True,
         sparse=abilities.sparse_restore,
     )  # fmt: skip
-    reader = _Owners(caller.engine.read_restore(), forgive=room.brief.mode is Mode.USER)
+    reader = _Owners(
+        caller.engine.read_restore(), forgive=room.brief.mode is Mode.USER,
+        only=() if wish.target else wish.paths,
+    )  # fmt: skip
     code = caller.run(command, pass_on(room, reader), DAYS)
     if not reader.nothing_else:
         caller.raise_for(code, reader.tail)
-    differing = _compare(room, listing, target)
+    removed = _clear(room, listing, wish) if wish.delete else 0
+    differing = _compare(room, listing, wish.target)
     if differing:
         raise StepError(
             Failure.ENGINE,
@@ -78,19 +116,53 @@ def restore(room: EngineRoom, request: Message) -> Message:
             hint="they are listed above (all of them with --json); what was restored is in place",
         )
     summary: Message = {"entries": listing.count, "bytes": listing.bytes, "snapshot": snapshot,
-                        "target": target}  # fmt: skip
+                        "target": wish.target or "/", "removed": removed}  # fmt: skip
     return done(caller, f"restored and verified {listing.count} entries", summary)
+
+
+def _meant(caller: Caller, wish: _Wish) -> tuple[str, str]:
+    """The snapshot's id, or what is known of it, and the engine's word for it. Raises StepError."""
+    if wish.snapshot != LATEST:
+        return wish.snapshot, word_for(caller, wish.snapshot)
+    found = snapshot_for(caller, wish.snapshot, wish.paths)
+    return found.id, found.word
+
+
+def _preview(room: EngineRoom, listing: "_Listing", wish: _Wish) -> dict[str, int]:
+    """Tell what would change; how many of each kind."""
+    from capkeep.rooms.changes import Changes
+
+    changes = Changes(room)
+    owners = room.brief.mode is not Mode.USER
+    changes.compare(listing, wish.target, listing.mtime_digits, owners=owners)
+    if wish.delete:
+        known = {entry.path for entry in listing}
+        changes.clear(wish.paths or ("/",), known, wish.target, dry_run=True)
+    return changes.counts
+
+
+def _clear(room: EngineRoom, listing: "_Listing", wish: _Wish) -> int:
+    """Remove what the snapshot has not; how many. Raises OSError."""
+    from capkeep.rooms.changes import Changes
+
+    changes = Changes(room)
+    known = {entry.path for entry in listing}
+    changes.clear(wish.paths or ("/",), known, wish.target, dry_run=False)
+    return changes.counts["removed"]
 
 
 class _Owners:
     """Leaves out the complaints about owners that nobody can give without root.
 
-    They are not lost: every entry is compared afterwards, and what became one's own is told.
+    They are not lost: every entry is compared afterwards, and what became one's own is told. In place
+    those about directories above what is restored go as well: restic would restore them, too, and
+    they are not there to be written.
     """
 
-    def __init__(self, reader: LineReader, *, forgive: bool) -> None:
+    def __init__(self, reader: LineReader, *, forgive: bool, only: tuple[str, ...] = ()) -> None:
         self._reader = reader
         self._forgive = forgive
+        self._only = only
         self._owners = self._others = 0
 
     @property
@@ -104,11 +176,12 @@ class _Owners:
 
     def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
         events = self._reader.feed(stream, line)
-        return tuple(e for e in events if not (self._forgive and self._is_owner(e)))
+        return tuple(e for e in events if not ((self._forgive or self._only) and self._is_owner(e)))
 
     def _is_owner(self, event: Event) -> bool:
         if isinstance(event, Unreadable):
-            foreign = bool(FOREIGN_OWNER.search(event.detail))
+            foreign = self._forgive and bool(FOREIGN_OWNER.search(event.detail))
+            foreign = foreign or any(is_above(event.path, path) for path in self._only)
             self._owners += foreign
             self._others += not foreign
             return foreign
@@ -119,6 +192,11 @@ class _Owners:
         return False
 
 
+def is_above(path: str, below: str) -> bool:
+    """Whether a path is a directory on the way to another one."""
+    return path != below and is_at_or_below(below, path or "/")
+
+
 class _Listing:
     """What the snapshot holds of the chosen paths, kept in the room's scratch, not in memory."""
 
@@ -126,6 +204,7 @@ class _Listing:
         self._caller = caller
         self._paths = paths
         self._file = f"{caller.scratch}/listing"
+        self.mtime_digits = caller.engine.traits.mtime_digits
         self.count = 0
         self.bytes = 0
 
@@ -143,7 +222,7 @@ class _Listing:
                     return
                 found.update(p for p in self._paths if p == entry.path)
                 self.count += 1
-                self.bytes += entry.size
+                self.bytes += max(0, entry.size)
                 file.write(json.dumps(entry) + "\n")
 
             engine, call = self._caller.engine, self._caller.call
@@ -165,12 +244,16 @@ class _Listing:
                 yield Entry(*json.loads(line))
 
 
-def _refuse_conflicts(room: EngineRoom, listing: _Listing, target: str) -> None:
-    """Nothing that is there already is replaced unasked. Raises StepError."""
-    count = 0
+def _refuse_conflicts(room: EngineRoom, listing: _Listing, wish: _Wish) -> None:
+    """Nothing that is there already is replaced unasked. Raises StepError.
+
+    A link that leads to a directory is none: engines would write where it leads.
+    """
+    count, target = 0, wish.target
     for entry in listing:
         for place in places(target, entry.path):
-            if os.path.lexists(place) and not (entry.kind == "dir" and os.path.isdir(place)):
+            is_there = _kind(place)
+            if is_there and not (entry.kind == "dir" and is_there == stat.S_IFDIR):
                 count += 1
                 if count <= CONFLICTS_TOLD:
                     room.tell({"event": "conflict", "path": place})
@@ -182,16 +265,60 @@ def _refuse_conflicts(room: EngineRoom, listing: _Listing, target: str) -> None:
         )
 
 
+def _remove_links(room: EngineRoom, listing: _Listing, wish: _Wish) -> None:
+    """Take away each link where the snapshot has something else: engines write where it leads.
+
+    By descriptors, and from above, so that none is followed on the way. Raises OSError.
+    """
+    from capkeep.rooms.changes import opened
+
+    count = 0
+    for entry in listing:
+        for place in places(wish.target, entry.path) if entry.kind != "symlink" else ():
+            if _kind(place) != stat.S_IFLNK:
+                continue
+            folder, _, name = place.rpartition("/")
+            with opened(folder) as fd:
+                if fd >= 0:
+                    os.unlink(name, dir_fd=fd)
+                    count += 1
+    if count:
+        text = f"{count} links were removed where the snapshot has no links"
+        room.tell({"event": "warning", "text": text})
+
+
+def _refuse_links_above(wish: _Wish) -> None:
+    """What is above the chosen paths is not theirs to be replaced, and no link. Raises StepError."""
+    for path in wish.paths:
+        names = path.strip("/").split("/")
+        for i in range(1, len(names)):
+            for place in places(wish.target, "/".join(names[:i])):
+                if _kind(place) == stat.S_IFLNK:
+                    raise StepError(
+                        Failure.CONFLICT, f"{place} is a symbolic link: engines write where it leads",
+                        hint="restore to a directory of its own, or remove the link",
+                    )  # fmt: skip
+
+
+def _kind(place: str) -> int:
+    """What is there, as in its mode; 0 for nothing."""
+    try:
+        return stat.S_IFMT(os.lstat(place).st_mode)
+    except OSError:
+        return 0
+
+
 def _compare(room: EngineRoom, listing: _Listing, target: str) -> int:
     """How many entries differ from the snapshot; tells the caller of each."""
     count = given = 0
+    digits = listing.mtime_digits
     grant = room.brief.room.grant
     for entry in listing:
         if room.brief.mode is Mode.USER and (entry.uid, entry.gid) != (grant.uid, grant.gid):
             given += 1
             entry = entry._replace(uid=grant.uid, gid=grant.gid)  # noqa: PLW2901
         # Names that the engine cannot write down exactly may look alike: one of them must be it.
-        each = [list(_differences(entry, place)) for place in places(target, entry.path)]
+        each = [list(differences_of(entry, place, digits)) for place in places(target, entry.path)]
         differences = min(each, key=len)
         if differences:
             count += 1
@@ -229,7 +356,7 @@ def _names_alike(folder: str, name: str) -> list[str]:
         return []
 
 
-def _differences(entry: Entry, place: str) -> Iterator[str]:
+def differences_of(entry: Entry, place: str, digits: int, *, owners: bool = True) -> Iterator[str]:
     """Each way in which a restored file is not what the snapshot says."""
     if entry.kind not in KINDS:
         return  # engines do not restore sockets: a socket is made by whoever listens on it
@@ -241,14 +368,15 @@ def _differences(entry: Entry, place: str) -> Iterator[str]:
     if stat.S_IFMT(state.st_mode) != KINDS[entry.kind]:
         yield f"is not a {entry.kind}"
         return
-    if (state.st_uid, state.st_gid) != (entry.uid, entry.gid):
+    if owners and (state.st_uid, state.st_gid) != (entry.uid, entry.gid):
         yield f"owner {state.st_uid}:{state.st_gid}, in the snapshot {entry.uid}:{entry.gid}"
     if entry.kind != "symlink" and stat.S_IMODE(state.st_mode) != entry.mode:
         yield f"mode {stat.S_IMODE(state.st_mode):04o}, in the snapshot {entry.mode:04o}"
-    if entry.kind == "file" and state.st_size != entry.size:
+    if entry.kind == "file" and state.st_size != entry.size >= 0:
         yield f"{state.st_size} bytes, in the snapshot {entry.size}"
     wanted = nanoseconds(entry.mtime)
-    if wanted is not None and state.st_mtime_ns != wanted:
+    known = 10 ** (9 - digits)  # nanoseconds: the listing may tell no less, and be rounded
+    if wanted is not None and abs(state.st_mtime_ns - wanted) >= known:
         yield f"time differs from {entry.mtime}"
 
 

@@ -1,7 +1,8 @@
 """The vault: alone has the repository's disk or network, and serves it on one wire.
 
-One process per wire. It trusts neither the engine that speaks HTTP to it, nor the room at the
-other end of the wire, which is asked for one thing: a listener in its own network.
+One process per wire. It trusts neither the engine that speaks to it, nor the room at the
+other end of the wire, which is asked for one thing: the socket over which its engine's relays hand
+over the pipes that the engine speaks through.
 """
 
 import os
@@ -12,26 +13,26 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from capkeep.errors import Failure
+from capkeep.errors import Failure, StepError
 from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.facts import read_facts
 from capkeep.kernel.process import hide_memory
 from capkeep.plan import codec
 from capkeep.plan.model import Access, Brief
 from capkeep.rooms.brief import read_brief
-from capkeep.rooms.proof import weaker
+from capkeep.rooms.handover import Handover, is_handover, receive
+from capkeep.rooms.proof import judge
 from capkeep.rooms.protocol import Channel, Message, ProtocolError, decode
-from capkeep.rooms.rest.front import Front
-from capkeep.rooms.rest.places import folder, open_store
-from capkeep.rooms.rest.server import Server
-from capkeep.rooms.rest.sessions import Session, clean
-from capkeep.rooms.rest.store import Store, StoreError
+from capkeep.rooms.service import Rates, Service, StoreError
 
 WIRE_FD: Final = 0
-LISTEN_SECONDS: Final = 60
+HOLD: Final = b'{"hold":true}\n'  # hold removals back, and tell the names of all snapshots
+COMMIT: Final = b'{"commit":true}\n'  # carry out what was held back, then end
+REST_ENGINES: Final = ("restic",)  # whose protocol capkeep speaks itself
+TICK_SECONDS: Final = 1.0
+HANDOVER_SECONDS: Final = 60
 SEND_SECONDS: Final = 10
-# Connecting, asking and being answered, names looked up included: a dead endpoint is told early.
-PREFLIGHT_SECONDS: Final = 14
+MOST_RATE: Final = 1 << 62
 
 
 class Wire:
@@ -41,6 +42,7 @@ class Wire:
         self._channel = channel
         self._lock = threading.Lock()
         self._told: set[Failure] = set()
+        self.rates = Rates()  # as fast as the room asked for
 
     def tell(self, message: Message) -> None:
         """Say something; a room that left does not hear it."""
@@ -55,82 +57,54 @@ class Wire:
         if not known:
             self.tell({"event": "failure", "failure": error.failure, "text": str(error)})
 
-    def receive_listener(self) -> socket.socket:
+    def receive_handover(self) -> Handover:
         """The one message a room sends. Raises ProtocolError, OSError."""
         sock = self._channel.sock
-        sock.settimeout(LISTEN_SECONDS)
-        data, ancillary, flags, _ = sock.recvmsg(4096, socket.CMSG_SPACE(16), _CLOEXEC)
-        fds = _descriptors(ancillary)
+        sock.settimeout(HANDOVER_SECONDS)
+        data, fds, whole = receive(sock, 4096, 1)
         sock.settimeout(SEND_SECONDS)
         try:
-            if flags & socket.MSG_CTRUNC or len(fds) != 1:
+            if not whole or len(fds) != 1:
                 raise ProtocolError("expected one descriptor")
-            if decode(data) != {"listen": True}:
-                raise ProtocolError("expected a listener")
-            listener = socket.socket(fileno=fds.pop())
+            self.rates = _rates(decode(data))
+            if not is_handover(fds[0]):
+                raise ProtocolError("not a connected unix socket")
+            return Handover(socket.socket(fileno=fds.pop()))
         finally:
             for fd in fds:
                 os.close(fd)
-        if not _is_local_listener(listener):
-            listener.close()
-            raise ProtocolError("not a listener on 127.0.0.1")
-        listener.setblocking(False)
-        return listener
 
-    def closed(self) -> bool:
-        """After a select: whether the room has shut its end; anything it says is that too."""
+    def hear(self) -> bytes:
+        """After a select: what the room says; it has few words, and all others mean its end."""
         with suppress(OSError):
-            self._channel.sock.recv(4096)
-        return True
+            return self._channel.sock.recv(4096)
+        return b""
 
     def fileno(self) -> int:
         """For select(2)."""
         return self._channel.fileno()
 
 
-_CLOEXEC: Final = socket.MSG_CMSG_CLOEXEC
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    found: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(data) - len(data) % 4
-            found += [
-                int.from_bytes(data[i : i + 4], sys.byteorder, signed=True)
-                for i in range(0, whole, 4)
-            ]
-    return found
-
-
-def _is_local_listener(sock: socket.socket) -> bool:
-    try:
-        return (
-            sock.family == socket.AF_INET
-            and sock.type == socket.SOCK_STREAM
-            and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-            and sock.getsockname()[0] == "127.0.0.1"
-        )
-    except OSError:
-        return False
-
-
 def main() -> int:
     """A vault's whole life."""
     hide_memory()
     seccomp.install(seccomp.Profile.VAULT)
-    brief = read_brief()
-    grant = brief.room.grant
-    # A repository's directory that is missing is told by name, in `_serve`.
-    writable = [path for path in grant.write if os.path.exists(path)]
-    landlock.restrict(writable, None if grant.network else ())
     channel = Channel(socket.socket(fileno=WIRE_FD))
     channel.sock.settimeout(SEND_SECONDS)
     wire = Wire(channel)
+    try:
+        brief = read_brief()
+    except StepError as error:
+        wire.failed(StoreError(error.failure, str(error)))
+        return 1
+    grant = brief.room.grant
+    # A repository's directory that is missing is told by name, in `_serve`.
+    writable = [path for path in grant.write if os.path.exists(path)]
+    landlock.restrict(writable, network=grant.network)
     _prove(brief, wire)
     try:
-        listener = wire.receive_listener()
-        store = open_store(brief)
+        handover = wire.receive_handover()
+        service = _service(brief)
     except (ProtocolError, OSError) as error:
         print(f"capkeep vault: {error}", file=sys.stderr)
         return 1
@@ -138,65 +112,112 @@ def main() -> int:
         wire.failed(error)
         return 1
     try:
-        return _serve(brief, wire, listener, store)
+        may_remove = brief.access is Access.ADMIN
+        return _serve(wire, handover, service, may_remove=may_remove)
     finally:
-        store.close()
+        service.close()
+
+
+def _rates(message: Message) -> Rates:
+    """What a handover asks for. Raises ProtocolError for anything but a handover."""
+    if message.get("handover") is not True or message.keys() - {"handover", *Rates._fields}:
+        raise ProtocolError("expected a handover")
+    rates = [message.get(name, 0) for name in Rates._fields]
+    if not all(type(rate) is int and 0 <= rate < MOST_RATE for rate in rates):
+        raise ProtocolError("expected bytes a second")
+    return Rates(*(rate for rate in rates if isinstance(rate, int)))
 
 
 def _prove(brief: Brief, wire: Wire) -> None:
     """Tell what the kernel says of this process; the room starts no engine if that is too little."""
     facts = read_facts(None, brief.host_namespaces)
-    found = weaker(facts, brief.room, brief.mode, "vault")
+    judgement = judge(facts, brief.room, brief.walls, brief.mode, "vault")
     wire.tell({
         "event": "proof", "process": "vault", "facts": codec.to_plain(facts),
-        "weaker": list(found),
+        "weaker": list(judgement.weaker), "accepted": list(judgement.accepted),
     })  # fmt: skip
 
 
-def _serve(brief: Brief, wire: Wire, listener: socket.socket, store: Store) -> int:
-    """Preflight, then requests until the wire closes, then no lock of this session is left."""
+def _service(brief: Brief) -> Service:
+    """What serves the repository. Raises StoreError."""
+    assert brief.repository is not None, "a vault has a repository"
+    if brief.repository.engine in REST_ENGINES:
+        from capkeep.rooms.rest.service import RestService
+
+        return RestService(brief)
+    from capkeep.rooms.served import ProgramService
+
+    return ProgramService(brief)
+
+
+def _serve(wire: Wire, handover: Handover, service: Service, *, may_remove: bool) -> int:
+    """Preflight, then engines until the wire closes, then no lock of this session is left."""
     try:
-        if not _preflight(store, wire):
+        if not _preflight(service, wire):
             return 1
-        clean(folder(brief), store)
-        session = Session(folder(brief))
+        service.begin(wire.rates, wire.failed)
     except StoreError as error:
         wire.failed(error)
         return 1
-    front = Front(store, session, brief.access or Access.APPEND, wire.failed)
-    server = Server(front)
-    with listener:
-        while True:
-            ready = select.select([wire.fileno(), listener.fileno()], [], [])[0]
-            if wire.fileno() in ready and wire.closed():
-                break
-            server.accept(listener)
-    server.close()
+    said = _converse(wire, handover, service, may_remove=may_remove)
+    handover.close()
+    service.stop()
     try:
-        session.end(store)
+        if said == COMMIT:
+            service.commit()
+            wire.tell({"event": "committed"})
     except StoreError as error:
         wire.failed(error)
-    wire.tell({"event": "stored", "bytes": front.stored})
+    try:
+        service.release()
+    except StoreError as error:
+        wire.failed(error)
+    stored = service.stored()
+    wire.tell({"event": "stored", "bytes": stored.bytes, "snapshots": list(stored.snapshots)})
     return 0
 
 
-def _preflight(store: Store, wire: Wire) -> bool:
+def _converse(wire: Wire, handover: Handover, service: Service, *, may_remove: bool) -> bytes:
+    """Serve engines until the room has said its last word; returns that."""
+    watched: list[Wire | Handover] = [wire, handover]
+    while True:
+        heard = service.heard()
+        found = select.select([*watched, *heard], [], [], TICK_SECONDS if heard else None)[0]
+        for fd in heard.keys() & {f for f in found if isinstance(f, int)}:
+            heard[fd]()
+        if heard:
+            service.tick()
+        if wire in found:
+            said = wire.hear()
+            if said != HOLD or not may_remove:
+                return said
+            wire.tell({"event": "snapshots", "names": service.hold()})
+        elif handover in found:
+            try:
+                ends = handover.take()
+            except EOFError:
+                watched = [wire]
+                continue
+            if ends is not None:
+                service.serve(ends)
+
+
+def _preflight(service: Service, wire: Wire) -> bool:
     """Whether the place answers in time."""
     failures: list[StoreError] = []
 
     def look() -> None:
         try:
-            store.preflight()
+            service.preflight()
         except StoreError as error:
             failures.append(error)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(PREFLIGHT_SECONDS)
+    thread.join(service.patience())
     if thread.is_alive():
-        failures.append(
-            StoreError(Failure.UNREACHABLE, f"no answer within {PREFLIGHT_SECONDS} seconds")
-        )
+        text = f"no answer within {service.patience():.0f} seconds"
+        failures.append(StoreError(Failure.UNREACHABLE, text))
     for error in failures[:1]:
         wire.failed(error)
     return not failures

@@ -3,7 +3,7 @@
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -42,6 +42,11 @@ class Visit:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
+    @property
+    def channel(self) -> Channel:
+        """For who converses with several rooms at a time."""
+        return self._channel
+
     def ask(
         self,
         request: Message,
@@ -50,12 +55,19 @@ class Visit:
         deadline: float,
     ) -> Message:
         """The room's result. Raises StepError: timeout, stopped, or interrupted (no result)."""
+        self.send(request)
+        try:
+            return self._hear_out(on_event, caller, deadline)
+        except (OSError, ProtocolError) as error:
+            raise StepError(Failure.INTERRUPTED, f"{self.room.name}: {error}") from error
+
+    def send(self, request: Message) -> None:
+        """Ask, and wait for nothing. Raises StepError where the room does not take the request."""
         try:
             # Who is turned away at the door finds it shut, and the reason lying there.
             with suppress(BrokenPipeError):
                 self._channel.send(request)
             self._channel.sock.setblocking(False)  # a room may stop inside a message
-            return self._hear_out(on_event, caller, deadline)
         except TimeoutError as error:
             raise StepError(Failure.TIMEOUT, f"{self.room.name} does not answer") from error
         except (OSError, ProtocolError) as error:
@@ -72,7 +84,7 @@ class Visit:
             now = time.monotonic()
             if any(sock in ready for sock in caller.sockets()):
                 caller.hear()
-            self._check(caller, now, heard, deadline)
+            check(caller, deadline, {self.room.name: heard})
             if self._channel.pending() or self._channel.sock in ready:
                 try:
                     message = self._channel.receive()
@@ -87,12 +99,14 @@ class Visit:
                     return message
                 on_event(message)
 
-    def _check(self, caller: Caller, now: float, heard: float, deadline: float) -> None:
-        if caller.asked_to_stop:
-            raise StepError(Failure.STOPPED, "stopped on request")
-        if now > deadline:
-            raise StepError(Failure.TIMEOUT, "the step took longer than its time limit")
-        if now - heard > SILENCE_SECONDS:
-            raise StepError(
-                Failure.TIMEOUT, f"{self.room.name} has said nothing for {SILENCE_SECONDS} s"
-            )
+
+def check(caller: Caller, deadline: float, heard: Mapping[str, float]) -> None:
+    """Raises StepError when there is no use in waiting; `heard`: when each room last said anything."""
+    now = time.monotonic()
+    if caller.asked_to_stop:
+        raise StepError(Failure.STOPPED, "stopped on request")
+    if now > deadline:
+        raise StepError(Failure.TIMEOUT, "the step took longer than its time limit")
+    for room, when in heard.items():
+        if now - when > SILENCE_SECONDS:
+            raise StepError(Failure.TIMEOUT, f"{room} has said nothing for {SILENCE_SECONDS} s")

@@ -28,6 +28,8 @@ class Caller:
         self.here = True
         self.asked_to_stop = False
         channel.sock.setblocking(False)
+        if channel.pending():  # it came together with the request, and select(2) will not show it
+            self.hear()
 
     def sockets(self) -> list[socket.socket]:
         """What to watch for news from the caller."""
@@ -54,12 +56,14 @@ class Caller:
     def hear(self) -> None:
         """Take what the caller says now: the wish to stop, or that it is gone."""
         try:
-            message = self._channel.receive()
-            self.asked_to_stop = self.asked_to_stop or (
-                message is not None and message.get("action") == "stop"
-            )
-            if message is None:
-                self.leave()
+            more = True
+            while more:
+                message = self._channel.receive()
+                if message is None:
+                    self.leave()
+                elif message.get("action") == "stop":
+                    self.asked_to_stop = True
+                more = self._channel.pending()
         except BlockingIOError:
             pass
         except (OSError, ProtocolError):

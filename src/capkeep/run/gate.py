@@ -169,7 +169,8 @@ def _shrunk(job: Job, evidence: Evidence) -> Iterator[str]:
         return
     if before.files >= _SMALL_FILES and _lost(before.files, now.total_files, job):
         yield _shrunk_sentence("files", f"{before.files:,}", f"{now.total_files:,}", job)
-    if before.bytes >= _SMALL_BYTES and _lost(before.bytes, now.bytes_processed, job):
+    counted = now.bytes_processed or not evidence.dry_run  # an engine may not read for a dry run
+    if counted and before.bytes >= _SMALL_BYTES and _lost(before.bytes, now.bytes_processed, job):
         old, new = _mib(before.bytes), _mib(now.bytes_processed)
         yield _shrunk_sentence("MiB", old, new, job)
 

@@ -37,6 +37,7 @@ class Heard:
         self.findings: list[Finding] = []
         self.counts: dict[FindingKind, int] = {}
         self.sources: list[Message] = []
+        self._missing: set[str] = set()
         self.unreadable: list[Unreadable] = []
         self.unlisted = 0  # unreadable paths that count and are not in the list any more
 
@@ -51,6 +52,8 @@ class Heard:
             self._find(FindingKind.WARNING, message, "text")
         elif event == "left-out":
             self._find(FindingKind.LEFT_OUT, message, "detail")
+        elif event == "difference":
+            self._find(FindingKind.DIFFERENCE, message, "detail")
         elif event == "source":
             self.sources.append(message)
         if event != "alive":
@@ -58,11 +61,25 @@ class Heard:
 
     def _speaker(self, message: Message) -> str:
         """The room that an event is about: a vault is heard through the room it works for."""
-        wire = self.room.wire
-        return wire.vault if wire and message.get("process") == "vault" else self.room.name
+        room, process = self.room, message.get("process")
+        wire = room.wire if process == "vault" else None
+        if process == "origin" and room.origin:
+            wire = room.origin.wire
+        return wire.vault if wire else room.name
 
     def _take_proof(self, message: Message) -> None:
-        self.proofs[str(message.get("process"))] = proof_of(self._speaker(message), message)
+        speaker = self._speaker(message)
+        self.proofs[str(message.get("process"))] = proof_of(speaker, message)
+        self.warn_of_missing(speaker, message)
+
+    def warn_of_missing(self, room: str, proof: Message) -> None:
+        """What a room lacks and the plan accepts is written down every time, once for each room."""
+        accepted = proof.get("accepted")
+        for text in accepted if isinstance(accepted, list) else ():
+            sentence = f"{room}: {text}"
+            if sentence not in self._missing:
+                self._missing.add(sentence)
+                self.take({"event": "warning", "text": sentence})
 
     def _take_unreadable(self, message: Message) -> Message:
         """A path that the job may miss, or that vanished or changed, is shown as such."""

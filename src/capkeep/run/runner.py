@@ -5,16 +5,15 @@ from a fixed vocabulary, so whoever may ask can at worst cost a backup's worth o
 """
 
 import errno
+import os
 import signal
 import socket
-from collections.abc import Iterable
 from types import FrameType
 from typing import Final, NoReturn
 
 from capkeep.errors import (
     EXIT_CODES,
     EXIT_COMPLETE,
-    EXIT_PARTIAL,
     EXIT_USAGE,
     CapkeepError,
     Failure,
@@ -27,9 +26,11 @@ from capkeep.plan import codec
 from capkeep.plan.load import load_plan
 from capkeep.plan.model import NOBODY_YET, Brief
 from capkeep.rooms.brief import read_brief
-from capkeep.rooms.proof import weaker
+from capkeep.rooms.proof import HOW_WEAKENED, judge
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
+from capkeep.run.aftermath import Aftermath
 from capkeep.run.caller import Caller, refusal
+from capkeep.run.vocabulary import answer
 from capkeep.run.walk import Walk
 
 REQUEST_SECONDS: Final = 30
@@ -40,7 +41,8 @@ def main() -> int:
     hide_memory()
     seccomp.install(seccomp.Profile.RUNNER)
     brief = read_brief()
-    landlock.restrict(brief.room.grant.write, ())
+    # A directory for metrics may be gone; what else is missing is told when it is written to.
+    landlock.restrict([p for p in brief.room.grant.write if os.path.isdir(p)], network=False)
     sock = socket.socket(fileno=0)
     if brief.peer_uid == NOBODY_YET:
         with sock:
@@ -53,9 +55,12 @@ def main() -> int:
         except (ProtocolError, OSError) as error:
             return _refuse(channel, str(error))
         caller = Caller(channel)
-        code = _serve(brief, caller, request)
+        signal.signal(signal.SIGTERM, lambda *_: _stop(caller))
+        after = Aftermath()
+        code = _serve(brief, caller, request, after)
         caller.tell({"event": "done", "exit_code": code})
         caller.drain(10)
+    after.finish()
     return 0
 
 
@@ -70,6 +75,12 @@ def _await_caller(line: socket.socket) -> tuple[socket.socket, int]:
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise StepError(Failure.INTERRUPTED, "the runner was ended from outside")
+
+
+def _stop(caller: Caller) -> NoReturn:
+    """End the step under way, and let none come after it."""
+    caller.asked_to_stop = True
     raise StepError(Failure.INTERRUPTED, "the runner was ended from outside")
 
 
@@ -92,25 +103,18 @@ def _refuse(channel: Channel, text: str) -> int:
     return 1
 
 
-def _serve(brief: Brief, caller: Caller, request: Message) -> int:
+def _serve(brief: Brief, caller: Caller, request: Message, after: Aftermath) -> int:
     """Do what was asked, if it is in the vocabulary; returns the exit code for the caller."""
     try:
-        proof = _prove(brief)
+        proof = _proof(brief)
+        if request.get("action") == "probe":
+            caller.tell(proof)
+            caller.tell({"event": "result", "failure": None})
+            return EXIT_COMPLETE
+        _refuse_weak(proof)
         plan = load_plan(brief.places)
-        walk = Walk(plan, caller, proof, brief.peer_uid)
-        action = request.get("action")
-        if action == "run":
-            jobs = [plan.job(n) for n in _chosen(request, "jobs", [j.name for j in plan.jobs])]
-            dry_run, accept = _flag(request, "dry_run"), _flag(request, "accept_shrink")
-            return worst(walk.run_job(j, dry_run=dry_run, accept_shrink=accept) for j in jobs)
-        names = _chosen(request, "repositories", [r.name for r in plan.repositories])
-        if action == "check":
-            return worst(walk.check(plan.repository(n), _text(request, "read_data")) for n in names)
-        if action == "init":
-            return worst(walk.init(plan.repository(n)) for n in names)
-        if action == "snapshots":
-            return worst(walk.snapshots(plan.repository(n)) for n in names)
-        raise ProtocolError("unknown request")
+        walk = Walk(plan, caller, proof, brief.peer_uid, after)
+        return answer(plan, walk, brief, request)
     except CapkeepError as error:
         code = EXIT_USAGE if isinstance(error, ProtocolError) else error.exit_code
         caller.tell(refusal(error, code))
@@ -124,47 +128,17 @@ def _serve(brief: Brief, caller: Caller, request: Message) -> int:
         return code
 
 
-def _prove(brief: Brief) -> Message:
-    """The runner's own kernel facts. Raises StepError if it is weaker than its grant."""
+def _proof(brief: Brief) -> Message:
+    """The runner's own kernel facts, and whether they are weaker than its grant."""
     facts = read_facts(None, brief.host_namespaces)
-    found = weaker(facts, brief.room, brief.mode, "room")
-    if found:
-        raise StepError(
-            Failure.WEAKENED, f"the runner is weaker than its grant: {'; '.join(found)}"
-        )
+    judgement = judge(facts, brief.room, brief.walls, brief.mode, "room")
     return {"event": "proof", "room": "runner", "process": "room",
-            "facts": codec.to_plain(facts), "weaker": []}  # fmt: skip
+            "facts": codec.to_plain(facts), "weaker": list(judgement.weaker),
+            "accepted": list(judgement.accepted)}  # fmt: skip
 
 
-def _chosen(request: Message, key: str, known: list[str]) -> list[str]:
-    """The names asked for, each one known; all of them if none is named. Raises ProtocolError."""
-    names = request.get(key, [])
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ProtocolError(f"{key} must be a list of names")
-    unknown = [n for n in names if n not in known]
-    if unknown:
-        raise ProtocolError(f"there is no {unknown[0]!r}; known {key}: {', '.join(known)}")
-    return list(dict.fromkeys(names)) or known
-
-
-def _flag(request: Message, key: str) -> bool:
-    value = request.get(key, False)
-    if not isinstance(value, bool):
-        raise ProtocolError(f"{key} must be true or false")
-    return value
-
-
-def _text(request: Message, key: str) -> str:
-    value = request.get(key, "")
-    if not isinstance(value, str) or len(value) > 64:
-        raise ProtocolError(f"{key} must be a short text")
-    return value
-
-
-def worst(codes: Iterable[int]) -> int:
-    """Of several runs' exit codes the one to end with: a failure before partial before complete."""
-    codes = list(codes)
-    failures = [c for c in codes if c not in (EXIT_COMPLETE, EXIT_PARTIAL)]
-    if failures:
-        return failures[0]
-    return EXIT_PARTIAL if EXIT_PARTIAL in codes else EXIT_COMPLETE
+def _refuse_weak(proof: Message) -> None:
+    found = proof["weaker"]
+    if isinstance(found, list) and found:
+        text = f"the runner is weaker than its grant: {'; '.join(map(str, found))}"
+        raise StepError(Failure.WEAKENED, text, hint=HOW_WEAKENED)

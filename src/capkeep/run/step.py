@@ -2,16 +2,21 @@
 
 import time
 
-from capkeep.errors import StepError
-from capkeep.plan.model import Job, Places, Room
+from capkeep.errors import Failure, StepError
+from capkeep.plan.model import Job, Places
 from capkeep.records.logs import LogWriter
-from capkeep.records.model import Proof, Run, Step, Totals
+from capkeep.records.model import Outcome, Proof, Run, Step, Totals
 from capkeep.records.store import Recorder
 from capkeep.rooms.protocol import Message
 from capkeep.run import verdict
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller
+from capkeep.run.errand import Errand
 from capkeep.run.heard import Heard, proof_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capkeep.run.attempts import Retries
 
 
 class Ledger:
@@ -27,7 +32,9 @@ class Ledger:
         self.run = run
         self.caller = caller
         self.reasons: tuple[str, ...] = ()
+        self.stored: frozenset[str] = frozenset()  # names of snapshots, by the vaults' word
         self.proof: Proof | None = None  # the runner's own, kept with every step
+        self.proven: Message = {}  # the same, as it was told
 
     def __enter__(self) -> "Ledger":
         return self
@@ -49,6 +56,7 @@ class Ledger:
                    "action": self.run.action, "since": self.run.started})  # fmt: skip
         self.tell(proof)
         self.proof = proof_of("runner", proof)
+        self.proven = proof
 
     def end(self, run: Run) -> int:
         """Note the run's end; returns its exit code."""
@@ -65,32 +73,115 @@ class Ledger:
         return done.exit_code
 
 
+def carry_out_patiently(
+    ledger: Ledger, job: Job | None, errand: Errand, visit: Visit | None
+) -> Step:
+    """Do one step, as often as its job allows; the last try is what it is worth."""
+    if job is None or not job.resources.retries:
+        return carry_out(ledger, job, errand, visit)
+    from capkeep.run.attempts import Retries, pause
+
+    retries = Retries(job.resources, errand.seconds)
+    while True:
+        reasons = ledger.reasons
+        step = carry_out(
+            ledger, job, errand._replace(seconds=retries.seconds_left()), visit, retries
+        )
+        wait = retries.next_pause(step.failure)
+        if wait is None or not pause(ledger.caller, wait):
+            return step
+        ledger.reasons = reasons  # of a try that was not the last
+        retries.tries += 1
+        visit = None
+
+
 def carry_out(
     ledger: Ledger,
-    room: Room,
     job: Job | None,
+    errand: Errand,
     visit: Visit | None,
-    request: Message,
-    seconds: float,
+    retries: "Retries | None" = None,
 ) -> Step:
-    """Do one step and write it down; every failure becomes the step's outcome, none is raised."""
-    step = ledger.recorder.begin_step(ledger.run, ledger.run.action, room.repository)
-    ledger.tell({"event": "step", "kind": step.kind, "repository": room.repository,
+    """Do one step and write it down; every failure becomes the step's outcome, none is raised.
+
+    `visit` is a connection to its room that is there already.
+    """
+    room = errand.room
+    step = ledger.recorder.begin_step(
+        ledger.run, errand.kind, room.repository or room.dump or room.hook
+    )
+    ledger.tell({"event": "step", "kind": step.kind, "repository": step.repository,
                  "room": room.name})  # fmt: skip
-    heard = Heard(job, room, ledger.tell)
-    try:
-        with visit or Visit(room) as connection:
-            result = connection.ask(request, heard.take, ledger.caller, time.monotonic() + seconds)
-    except StepError as error:
-        result = result_of(error)
-    return _write_down(ledger, step, heard, result, _judge(ledger, job, room, heard, result))
+    heard, result = _ask(ledger, job, errand, visit)
+    if errand.warn and (text := errand.warn(ledger.recorder)):
+        heard.take({"event": "warning", "text": text})
+    found = _judge(ledger, job, step, heard, result)
+    if errand.kind == "check":
+        ledger.recorder.add_detail(step, {"read_data": asked_read_data(errand.request)})
+    facts = result.get("facts")
+    if errand.kind == "copy" and isinstance(facts, dict):
+        ledger.recorder.add_detail(step, facts)
+    if errand.optional and found.outcome is Outcome.FAILED:
+        found = found._replace(reasons=())
+        heard.take({"event": "warning", "text": f"optional, and failed: {found.text}"})
+    wait = retries.next_pause(found.failure) if retries else None
+    if wait is not None:
+        found = found._replace(text=f"{found.text}; to be tried again in {wait:g} s")
+    return write_down(ledger, step, heard, result, found)
 
 
-def _write_down(
-    ledger: Ledger, step: Step, heard: Heard, result: Message, found: verdict.StepVerdict
+def _ask(
+    ledger: Ledger, job: Job | None, errand: Errand, visit: Visit | None
+) -> tuple[Heard, Message]:
+    """Ask the room, and again while a repository is locked and its job has patience."""
+    room = errand.room
+    deadline = time.monotonic() + errand.seconds
+    patience = None
+    while True:
+        heard = Heard(job, room, ledger.tell)
+        heard.warn_of_missing("runner", ledger.proven)
+        try:
+            with visit or Visit(room) as connection:
+                if errand.feeder:
+                    from capkeep.run.stream import fed
+
+                    result = fed(errand, connection, heard, ledger, deadline)
+                else:
+                    result = connection.ask(errand.request, heard.take, ledger.caller, deadline)
+        except StepError as error:
+            result = result_of(error)
+        if not job or verdict.failure_of(result) is not Failure.LOCKED:
+            break
+        # Nothing has been done: what is locked is found so before anything is read.
+        if patience is None:
+            from capkeep.run.attempts import LockPatience
+
+            patience = LockPatience(min(job.resources.lock_wait_seconds, errand.seconds))
+        if not patience.wait(str(result.get("text")), ledger.tell, ledger.caller):
+            break
+        visit = None
+    if errand.on_result:
+        errand.on_result(result)
+    return heard, result
+
+
+def write_down(
+    ledger: Ledger,
+    step: Step,
+    heard: Heard,
+    result: Message,
+    found: verdict.StepVerdict,
+    *,
+    more: bool = False,
 ) -> Step:
-    """Record how a step ended, with all that was proven and found in it, and tell the caller."""
-    ledger.reasons = (*ledger.reasons, *found.reasons)
+    """Record how a step ended, with all that was proven and found in it, and tell the caller.
+
+    `more` of the same visit's steps are still to come.
+    """
+    if step.kind not in verdict.BESIDE:
+        ledger.reasons = (*ledger.reasons, *found.reasons)
+    names = result.get("snapshots_stored")
+    ledger.stored |= frozenset(map(str, names if isinstance(names, list) else ()))
     ended = step._replace(
         outcome=found.outcome, failure=found.failure, text=found.text,
         exit_code=_maybe_int(result.get("exit_code")), engine=str(result.get("engine") or ""),
@@ -104,18 +195,23 @@ def _write_down(
     done = ledger.recorder.end_step(ended)
     ledger.tell({"event": "step-end", **done._asdict(), "totals": done.totals._asdict(),
                  "reasons": list(found.reasons), "hint": str(result.get("hint") or ""),
-                 "stored": result.get("stored")})  # fmt: skip
+                 "stored": result.get("stored"), "more": more})  # fmt: skip
     return done
 
 
+def asked_read_data(request: Message) -> str:
+    """How much of the data a check is asked to read."""
+    options = request.get("options")
+    return str(options.get("read_data") or "") if isinstance(options, dict) else ""
+
+
 def _judge(
-    ledger: Ledger, job: Job | None, room: Room, heard: Heard, result: Message
+    ledger: Ledger, job: Job | None, step: Step, heard: Heard, result: Message
 ) -> verdict.StepVerdict:
-    if job is None:
+    if job is None or step.kind not in ("backup", "dry-run"):
         return verdict.plain(result)
-    before = ledger.recorder.previous_complete_totals(job.name, room.repository)
-    dry_run = ledger.run.action == "dry-run"
-    return verdict.backup(job, heard, result, before, dry_run=dry_run)
+    before = ledger.recorder.previous_complete_totals(job.name, step.repository)
+    return verdict.backup(job, heard, result, before, dry_run=step.kind == "dry-run")
 
 
 def result_of(error: StepError) -> Message:

@@ -1,6 +1,6 @@
 """What a step's result means: the gate judges backups; other steps succeed or fail by their word."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from capkeep.engines.base import Summary
 from capkeep.errors import Failure
@@ -9,6 +9,8 @@ from capkeep.records.model import Outcome, Totals
 from capkeep.rooms.protocol import Message
 from capkeep.run.gate import Before, Evidence, SourceFact, judge
 from capkeep.run.heard import Heard
+
+BESIDE: Final = ("diff",)  # what says nothing of what the run is worth: a comparison that failed
 
 
 class StepVerdict(NamedTuple):

@@ -2,24 +2,34 @@
 
 import pwd
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from capkeep.errors import (
     EXIT_CODES,
     EXIT_COMPLETE,
+    EXIT_FAILED,
     EXIT_PARTIAL,
     Failure,
     RefusedError,
     StepError,
 )
 from capkeep.plan.model import Job, Plan, Repository, Room
-from capkeep.records.locks import Holder, JobLock
+from capkeep.records.locks import Holder, JobLock, copies_of, holder, work_on
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
+from capkeep.run.aftermath import Aftermath
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller, refusal
+from capkeep.run.dumps import counted, dump_errands
+from capkeep.run.errand import Errand, Errands
+from capkeep.run.verdict import BESIDE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capkeep.records.queries import Records
+    from capkeep.run.step import Ledger
 
 CHECK_SECONDS: Final = 7 * 24 * 3600
 SHORT_SECONDS: Final = 3600
@@ -28,11 +38,20 @@ SHORT_SECONDS: Final = 3600
 class Walk:
     """One caller's request, carried out; several runs if it names several jobs."""
 
-    def __init__(self, plan: Plan, caller: Caller, proof: Message, peer_uid: int) -> None:
+    def __init__(
+        self, plan: Plan, caller: Caller, proof: Message, peer_uid: int, after: Aftermath
+    ) -> None:
         self._plan = plan
         self._caller = caller
         self._proof = proof
         self._peer_uid = peer_uid
+        self._ledger: Ledger | None = None  # of the run under way
+        self._after = after
+        self._begun: Run | None = None  # the run under way, as it began
+        self._asked: list[Errand] = []
+        self._done: list[Step] = []
+        self.to_copy: list[Job] = []  # jobs whose new snapshots are to be copied when all is kept
+        after.use(plan)
 
     def run_job(self, job: Job, *, dry_run: bool, accept_shrink: bool) -> int:
         """Back the job up to each of its repositories; returns the exit code.
@@ -42,20 +61,81 @@ class Walk:
         """
         if accept_shrink:
             job = job._replace(max_shrink_percent=100)
-        request: Message = {"action": "backup", "options": {"dry_run": dry_run}}
-        rooms = [self._plan.room(f"reader-{job.name}-{name}") for name in job.repositories]
-        action = "dry-run" if dry_run else "backup"
-        return self._run(job, action, rooms, request, job.timeout_seconds)
+        if dry_run:
+            return self._run(job, "dry-run", self._backups(job, "dry-run"))
+        errands = self._with_hooks(job) if any(job.hooks) else self._backups(job, "backup")
+        code = self._run(job, "backup", errands)
+        if self._is_to_be_copied(job):
+            self.to_copy.append(job)
+        return code
+
+    def save(self, job: Job, repository: str) -> int:
+        """Back up what is about to be replaced, to one repository; returns the exit code.
+
+        And nothing else: what comes after backups may remove the snapshot that is to be restored.
+        """
+        room = self._plan.room(f"reader-{job.name}-{repository}")
+        request: Message = {"action": "backup", "options": {"dry_run": False}}
+
+        def only() -> Errands:
+            yield Errand("backup", room, request, job.timeout_seconds)
+
+        return self._run(job, "safety", only())
+
+    def _with_hooks(self, job: Job) -> Errands:
+        """The job's hooks around its backups; what the keeper does waits until `after` is done."""
+        from capkeep.run.hooks import Course, enclosed
+
+        made: list[Step] = []
+        course = Course(self._so_far, lambda: self._done)
+        yield from enclosed(
+            self._plan, job, course, lambda: self._backups(job, "backup", made),
+            lambda: self._keeping_made(job, made),
+        )  # fmt: skip
+
+    def _keeping_made(self, job: Job, made: list[Step]) -> Errands:
+        """What the keepers do after all backups."""
+        for step in made:
+            if then := self._after_backup(job, step):
+                yield then
+
+    def _so_far(self) -> Run:
+        """The run under way, with the outcome that it has now."""
+        assert self._begun is not None, "a run has begun"
+        if not self._done:
+            return self._begun
+        return _total(self._begun, counted(self._asked, self._done), ())
+
+    def leave_out(self, job: Job, kind: str, why: str) -> int:
+        """Write down that a scheduled run was left out on purpose; returns the exit code."""
+        from capkeep.records.due import LEFT_OUT
+        from capkeep.records.store import Recorder
+
+        now = time.time()
+        run = Run(
+            id=new_run_id(now), job=job.name, started=now, action=LEFT_OUT + kind, ended=now,
+            seconds=0.0, outcome=Outcome.SKIPPED, exit_code=EXIT_COMPLETE, text=why,
+            trigger_uid=self._peer_uid, trigger_user=_user_name(self._peer_uid),
+        )  # fmt: skip
+        with Recorder(self._plan.places.records) as recorder:
+            recorder.note(run)
+        self._caller.tell({"event": "left-out-run", **run._asdict(), "reasons": []})
+        return EXIT_COMPLETE
 
     def check(self, repository: Repository, read_data: str) -> int:
         """Check a repository in the keeper's room; returns the exit code."""
         request: Message = {"action": "check", "options": {"read_data": read_data}}
-        return self._run(None, "check", [self._keeper(repository)], request, CHECK_SECONDS)
+        return self._keep(repository, request, CHECK_SECONDS)
 
     def init(self, repository: Repository) -> int:
-        """Make a repository that is not there yet; returns the exit code."""
-        request: Message = {"action": "init", "options": {}}
-        return self._run(None, "init", [self._keeper(repository)], request, SHORT_SECONDS)
+        """Make a repository that is not there yet; returns the exit code.
+
+        One that is copied into is made by a copier, like the one that is copied from.
+        """
+        rooms = self._plan.rooms
+        copiers = (r for r in rooms if r.origin and r.repository == repository.name)
+        room = next(copiers, self._keeper(repository))
+        return self._visit(room, {"action": "init", "options": {}}, SHORT_SECONDS)
 
     def snapshots(self, repository: Repository) -> int:
         """Tell the caller the repository's snapshots; nothing is recorded. Returns the exit code."""
@@ -64,9 +144,14 @@ class Walk:
 
         request: Message = {"action": "snapshots", "options": {}}
         deadline = time.monotonic() + SHORT_SECONDS
+
+        def pass_on(message: Message) -> None:
+            if message.get("event") == "snapshot":
+                self._caller.tell({**message, "repository": repository.name})
+
         try:
             with Visit(self._keeper(repository)) as visit:
-                result = visit.ask(request, lambda _: None, self._caller, deadline)
+                result = visit.ask(request, pass_on, self._caller, deadline)
         except StepError as error:
             result = result_of(error)
         failure = failure_of(result)
@@ -74,51 +159,277 @@ class Walk:
             code = EXIT_CODES[failure]
             self._caller.tell({**result, "event": "end", "outcome": "failed", "exit_code": code})
             return code
-        self._caller.tell({
-            "event": "snapshots", "repository": repository.name,
-            "snapshots": result.get("snapshots"),
-        })  # fmt: skip
+        self._caller.tell({"event": "listed", "repository": repository.name})
         return EXIT_COMPLETE
+
+    def notify_test(self, names: list[str]) -> int:
+        """Tell each channel something harmless; returns the exit code."""
+        code = EXIT_COMPLETE
+        try:
+            for name, ok, text in self._after.test(names):
+                code = code if ok else EXIT_FAILED
+                self._caller.tell({"event": "told", "channel": name, "ok": ok, "text": text})
+        except OSError as error:
+            raise StepError(
+                Failure.REFUSED, f"nobody opens the door of the notifier: {error.strerror}",
+                hint="was `capkeep apply` run after a change?",
+            ) from error  # fmt: skip
+        return code
 
     def _keeper(self, repository: Repository) -> Room:
         return self._plan.room(f"keeper-{repository.name}")
 
-    def _run(
-        self, job: Job | None, action: str, rooms: list[Room], request: Message, seconds: float
-    ) -> int:
-        """One run: a lock, a record, a step for each room, and an end that is always written."""
+    def _keep(self, repository: Repository, request: Message, seconds: float) -> int:
+        """A run of one step in the keeper's room."""
+        return self._visit(self._keeper(repository), request, seconds)
+
+    def _visit(self, room: Room, request: Message, seconds: float) -> int:
+        action = str(request["action"])
+        errand = Errand(action, room, request, seconds)
+
+        def only() -> Errands:
+            yield errand
+
+        return self._run(None, action, only())
+
+    def _backups(self, job: Job, action: str, made: list[Step] | None = None) -> Errands:
+        """What a run of a job consists of, hooks apart.
+
+        With `made` the keepers are not visited; the backups are noted there for later.
+        """
+        for name in job.dumps if action == "backup" else ():
+            yield from dump_errands(self._plan, job, name)
+        request: Message = {"action": "backup", "options": {"dry_run": action == "dry-run"}}
+        end = time.monotonic() + job.timeout_seconds  # of the whole run, not of each repository
+        for name in job.repositories:
+            room = self._plan.room(f"reader-{job.name}-{name}")
+            done = yield Errand(action, room, request, max(0.0, end - time.monotonic()))
+            if made is not None:
+                made += [done] if done.kind == action and done.repository == name else []
+            elif action == "backup" and (then := self._after_backup(job, done)):
+                yield then
+            drill = job.drill and job.drill.after_backup and done.outcome is Outcome.COMPLETE
+            if action == "backup" and drill:
+                assert self._ledger is not None, "a step has ended"
+                yield self._drill(job, name, self._ledger.recorder, "", whole=False)
+
+    def _after_backup(self, job: Job, backup: Step) -> Errand | None:
+        """What the keeper does after a backup; loaded when it is known that there is a keeper."""
+        from capkeep.run.upkeep import after_backup
+
+        assert self._ledger is not None, "a step has ended"
+        keeper = self._plan.room(f"keeper-{backup.repository}")
+        return after_backup(job, keeper, self._ledger.recorder, backup, self._ledger.stored)
+
+    def keep(self, job: Job, part: str, *, dry_run: bool = False) -> int:
+        """Check, or apply the retention to, each of the job's repositories; returns the exit code."""
+        if not (job.check if part == "check" else job.retention):
+            return self._has_none(job, part, part)
+        return self._run(
+            job, f"{part}-dry-run" if dry_run else part, self._keeping(job, part, dry_run=dry_run)
+        )
+
+    def drill(self, job: Job, seed: str, *, whole: bool) -> int:
+        """Restore a part of a snapshot from each of the job's repositories for a moment, and compare.
+
+        The same `seed` chooses the same files of the same snapshot. Returns the exit code.
+        """
+        if job.drill is None:
+            return self._has_none(job, "drills", "drill")
+        return self._run(job, "drill", self._drilling(job, seed, whole=whole))
+
+    def copy(self, job: Job) -> int:
+        """Copy the job's snapshots into each of the repositories of its copies; returns the exit code."""
+        if job.copies is None:
+            return self._has_none(job, "copies", "copies")
+        return self._run(job, "copy", self._copying(job))
+
+    def _copying(self, job: Job) -> Errands:
+        assert job.copies is not None, "asked before"
+        from capkeep.run.copying import errand
+
+        return self._of_each(
+            job.copies.targets, lambda name, records: errand(self._plan, job, name, records)
+        )
+
+    def _is_to_be_copied(self, job: Job) -> bool:
+        """Whether the run that has ended made what is to be copied, and was not stopped."""
+        copies = job.copies
+        if copies is None or not copies.after_backup:
+            return False
+        if any(step.failure is Failure.STOPPED for step in self._done):
+            return False
+        return any(
+            step.kind == "backup" and step.repository == copies.origin
+            and step.outcome is Outcome.COMPLETE
+            for step in self._done
+        )  # fmt: skip
+
+    def copy_made(self) -> Iterator[int]:
+        """Copy what the backups have made, each job in a run of its own; yields the exit codes.
+
+        A first copy may take days. So nobody's backup waits for it, and one that is still under
+        way when the next one would begin is left to go on.
+        """
+        while self.to_copy:
+            job = self.to_copy.pop(0)
+            busy = holder(self._plan.places.records, copies_of(job.name))
+            if busy is None:
+                yield self.copy(job)
+                continue
+            text = f"{job.name}: copies are still under way (run {busy.run}); the next ones bring this too"
+            self._caller.tell({"event": "message", "text": text})
+
+    def _has_none(self, job: Job, what: str, table: str) -> int:
+        """Tell the caller that the job has no such table; returns the exit code."""
+        error = RefusedError(
+            f"job {job.name} has no {what}", hint=f"write [jobs.{job.name}.{table}]"
+        )
+        self._caller.tell(refusal(error, error.exit_code))
+        return error.exit_code
+
+    def _of_each(
+        self, repositories: tuple[str, ...], make: "Callable[[str, Records], Errand]"
+    ) -> Errands:
+        """An errand for each repository.
+
+        What is known of a repository is read when it is its turn: the record is open then.
+        """
+        from capkeep.records.store import Recorder
+
+        for name in repositories:
+            # A reader has no place for a copy here, which it needs when a writer was killed.
+            with Recorder(self._plan.places.records) as records:
+                found = make(name, records)
+            yield found
+
+    def _drilling(self, job: Job, seed: str, *, whole: bool) -> Errands:
+        return self._of_each(
+            job.repositories,
+            lambda name, records: self._drill(job, name, records, seed, whole=whole),
+        )
+
+    def _drill(
+        self, job: Job, repository: str, records: "Records", seed: str, *, whole: bool
+    ) -> Errand:
+        from capkeep.run.drill import errand
+
+        room = self._plan.room(f"prover-{repository}")
+        reader = self._plan.room(f"reader-{job.name}-{repository}")
+        return errand(job, room, reader, records, seed, whole=whole)
+
+    def _keeping(self, job: Job, part: str, *, dry_run: bool) -> Errands:
+        from capkeep.run.upkeep import errand
+
+        def made(name: str, records: "Records") -> Errand:
+            keeper = self._plan.room(f"keeper-{name}")
+            return errand(job, keeper, records, (part,), dry_run=dry_run)
+
+        return self._of_each(job.repositories, made)
+
+    def _run(self, job: Job | None, action: str, errands: Errands) -> int:
+        """One run: a lock, a record, a step for each errand, and an end that is always written."""
         now = time.time()
         run = Run(
             id=new_run_id(now), job=job.name if job else "", started=now, action=action,
             trigger_uid=self._peer_uid, trigger_user=_user_name(self._peer_uid),
         )  # fmt: skip
-        lock = JobLock(self._plan.places.records, run.job)
+        self._begun, self._asked, self._done = run, [], []
+        errand = next(errands)
+        work = run.job or work_on(errand.room.repository)
+        if job and action == "copy":
+            work = copies_of(job.name)
+        lock = JobLock(self._plan.places.records, work)
         try:
-            lock.acquire(Holder(run.job, run.id, run.trigger_uid, run.trigger_user, now))
+            who = Holder(work, run.id, run.trigger_uid, run.trigger_user, now)
+            if job and job.resources.lock_wait_seconds:
+                from capkeep.run.attempts import acquire
+
+                acquire(lock, who, job.resources.lock_wait_seconds, self._caller)
+            else:
+                lock.acquire(who)
         except RefusedError as error:
             self._caller.tell(refusal(error, error.exit_code))
             return error.exit_code
         # The first room starts while the record is opened.
-        with lock, _first_visit(rooms[0]) as first:
+        with lock, _first_visit(errand) as visit:
             # Imported only now: the first room starts while the record is loaded and opened.
-            from capkeep.run.step import Ledger, carry_out
+            from capkeep.run.step import Ledger
 
             with Ledger(self._plan.places, run, self._caller) as ledger:
                 ledger.begin(self._proof)
-                done: list[Step] = []
-                for room in rooms:
-                    visit = first if room is rooms[0] else None
-                    done.append(carry_out(ledger, room, job, visit, request, seconds))
-                    if done[-1].failure is Failure.STOPPED:
-                        break
-                return ledger.end(_total(run, done, ledger.reasons))
+                self._ledger = ledger
+                self._after.started(ledger.recorder, run, errand.room.repository)
+                try:
+                    self._note(errand, _steps(ledger, job, errand, visit))
+                    while (found := self._next(errands)) is not None:
+                        errand = found
+                        self._note(errand, self._carry_out(ledger, job, errand))
+                except Exception:
+                    self._in_any_case(job)
+                    raise
+                done = counted(self._asked, self._done)
+                code = ledger.end(_total(run, done, ledger.reasons))
+                self._after.ended(ledger.recorder, run.id, errand.room.repository)
+                return code
+
+    def _in_any_case(self, job: Job | None) -> None:
+        """The run cannot go on, as when it cannot be recorded: what comes after it comes all the same."""
+        if job and job.hooks.after:
+            from capkeep.run.hooks import Course, in_any_case
+
+            course = Course(self._so_far, lambda: self._done)
+            in_any_case(self._plan, job, course, self._asked, self._caller)
+
+    def _note(self, errand: Errand, made: list[Step]) -> None:
+        self._asked += [errand for _ in made]
+        self._done += made
+
+    def _next(self, errands: Errands) -> Errand | None:
+        """What comes now; of a run that was stopped, only what comes in any case."""
+        stopped = any(step.failure is Failure.STOPPED for step in self._done)
+        try:
+            errand = errands.send(self._done[-1])
+            while stopped and not errand.always:
+                errand = errands.send(self._done[-1])
+        except StopIteration:
+            return None
+        return errand
+
+    def _carry_out(self, ledger: "Ledger", job: Job | None, errand: Errand) -> list[Step]:
+        """The wish to stop does not stop what comes in any case; if it comes again, it does."""
+        if not errand.always:
+            return _steps(ledger, job, errand, None)
+        wished, self._caller.asked_to_stop = self._caller.asked_to_stop, False
+        made = _steps(ledger, job, errand, None)
+        self._caller.asked_to_stop = wished or self._caller.asked_to_stop
+        return made
+
+
+def _steps(ledger: "Ledger", job: Job | None, errand: Errand, visit: Visit | None) -> "list[Step]":
+    """What becomes of an errand: a step, or one for each of its parts."""
+    if errand.parts:
+        from capkeep.run import upkeep
+
+        return upkeep.carry_out(ledger, errand, job.resources.lock_wait_seconds if job else 0)
+    if errand.live:
+        from capkeep.run import drill
+
+        assert job is not None, "drills are a job's"
+        return [drill.carry_out(ledger, job, errand)]
+    from capkeep.run.step import carry_out_patiently
+
+    return [carry_out_patiently(ledger, job, errand, visit)]
 
 
 @contextmanager
-def _first_visit(room: Room) -> Iterator[Visit | None]:
+def _first_visit(errand: Errand) -> Iterator[Visit | None]:
     """A visit under way, or None: the error is met again, and recorded, in the step itself."""
+    if errand.parts or errand.live:
+        yield None
+        return
     try:
-        visit = Visit(room)
+        visit = Visit(errand.room)
     except StepError:
         yield None
         return
@@ -129,7 +440,8 @@ def _first_visit(room: Room) -> Iterator[Visit | None]:
 def _total(run: Run, steps: list[Step], reasons: tuple[str, ...]) -> Run:
     """The run's outcome is its worst step's."""
     order = (Outcome.FAILED, Outcome.PARTIAL, Outcome.COMPLETE)
-    worst = min(steps, key=lambda s: order.index(s.outcome or Outcome.FAILED))
+    counting = [s for s in steps if s.kind not in BESIDE] or steps
+    worst = min(counting, key=lambda s: order.index(s.outcome or Outcome.FAILED))
     return run._replace(
         outcome=worst.outcome, failure=worst.failure, exit_code=exit_code(worst),
         text=worst.text, reasons=reasons,

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import re
-import socket
 import stat
 import threading
 from contextlib import suppress
@@ -18,28 +17,18 @@ from typing import Final
 from capkeep.errors import Failure
 from capkeep.rooms.rest.names import CONFIG, KINDS, Name, is_hash
 from capkeep.rooms.rest.store import AlreadyThere, Blob, Item, NotThere, StoreError, Upload
+from capkeep.rooms.service import explain
 
 FILE_MODE: Final = 0o400  # restic's: local backend, since 0.12 (internal/backend/local)
 DIR_MODE: Final = 0o700
 TMP: Final = "tmp"  # where objects wait on filesystems without O_TMPFILE
 RENAME_NOREPLACE: Final = 1
 AT_FDCWD: Final = -100
+COPY: Final = 256 << 10
 
 _NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SHARD: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
-
-
-def explain(error: OSError, what: str) -> StoreError:
-    """The same failure with a name."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in _FULL:
-        return StoreError(Failure.NO_SPACE, f"the repository's disk is full: {what}: {reason}")
-    if error.errno in _DENIED:
-        return StoreError(Failure.DENIED, f"the repository cannot be used: {what}: {reason}")
-    return StoreError(Failure.UNREACHABLE, f"the repository's disk failed: {what}: {reason}")
 
 
 class DirectoryStore:
@@ -232,7 +221,7 @@ class DirectoryStore:
 
 
 class _FilePart:
-    """A part of a file, sent by the kernel without passing through us (sendfile(2))."""
+    """A part of a file."""
 
     def __init__(self, fd: int, name: Name, offset: int, length: int | None) -> None:
         self._file = open(fd, "rb", buffering=0)  # noqa: SIM115 closed by `close`
@@ -242,21 +231,15 @@ class _FilePart:
         rest = max(0, self.size - offset)
         self.length = rest if length is None else min(rest, length)
 
-    def send(self, sock: socket.socket) -> None:
-        """A file that became shorter, or a disk that fails, ends the connection early."""
-        position, end = self._offset, self._offset + self.length
-        while position < end:
-            try:
-                sent = os.sendfile(sock.fileno(), self._file.fileno(), position, end - position)
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                raise explain(error, self._name.path) from error
-            if sent == 0:
-                raise StoreError(
-                    Failure.DAMAGED, f"{self._name.path} became shorter while it was read"
-                )
-            position += sent
+    def read_into(self, buffer: memoryview) -> int:
+        try:
+            got = os.preadv(self._file.fileno(), [buffer], self._offset)
+        except OSError as error:
+            raise explain(error, self._name.path) from error
+        if not got:
+            raise StoreError(Failure.DAMAGED, f"{self._name.path} became shorter while it was read")
+        self._offset += got
+        return got
 
     def close(self) -> None:
         self._file.close()
@@ -280,6 +263,17 @@ class _FileUpload:
                 data = data[os.write(self._fd, data) :]
         except OSError as error:
             raise explain(error, self._path) from error
+
+    def pour(self, pipe: int, count: int) -> int:
+        """From the pipe to the disk's cache, without a copy in between (splice(2))."""
+        try:
+            return os.splice(pipe, self._fd, count)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise explain(error, self._path) from error
+        data = os.read(pipe, min(count, COPY))  # this filesystem cannot
+        self.write(memoryview(data))
+        return len(data)
 
     def commit(self) -> None:
         """File first, then its name, then the folder that holds the name."""

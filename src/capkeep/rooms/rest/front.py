@@ -1,8 +1,9 @@
 """One policy whatever the place behind it: what an engine may do to a repository.
 
 With APPEND an engine, however hostile, can add objects and read them; it cannot remove, replace or
-change one, and cannot take a name away from its content: what is stored under a name has it as
-its sha256. The one thing it may delete is a lock that it made itself in this session. With ADMIN
+change one. What is stored under a name has it as its sha256, packs on a local disk excepted. The
+one thing that may be deleted is a lock that the engine made itself in this session. With READ it can
+add such locks, and nothing else. With ADMIN
 objects may be deleted, one by one; nothing may ever be replaced, and no repository deleted.
 """
 
@@ -14,8 +15,9 @@ from typing import Final, Protocol
 
 from capkeep.errors import Failure
 from capkeep.plan.model import Access
-from capkeep.rooms.rest.http import Connection, Refusal, Request
+from capkeep.rooms.rest.held import Held
 from capkeep.rooms.rest.names import CONFIG, LOCKS, Name, is_hash, parse_target
+from capkeep.rooms.rest.requests import Refusal, Request
 from capkeep.rooms.rest.sessions import Session
 from capkeep.rooms.rest.store import (
     AlreadyThere,
@@ -24,6 +26,7 @@ from capkeep.rooms.rest.store import (
     StoreError,
     Upload,
 )
+from capkeep.rooms.rest.streams import Exchange
 
 TYPE_V1: Final = "application/vnd.x.restic.rest.v1"
 TYPE_V2: Final = "application/vnd.x.restic.rest.v2"
@@ -36,6 +39,7 @@ DATA_LIMIT: Final = 256 << 20
 INDEX_LIMIT: Final = 256 << 20  # restic before 0.12 wrote larger ones
 SMALL_LIMIT: Final = 1 << 20  # config, keys, locks; a snapshot has its list of paths and excludes
 LIMITS: Final = {"data": DATA_LIMIT, "index": INDEX_LIMIT, "snapshots": 16 << 20}
+SNAPSHOTS_TOLD: Final = 16
 STATUS: Final = {Failure.NO_SPACE: 507, Failure.DENIED: 500}
 
 
@@ -45,156 +49,169 @@ class Front:
     def __init__(
         self, store: Store, session: Session, access: Access, failed: Callable[[StoreError], None]
     ) -> None:
-        self._store = store
+        self.store = store
         self._session = session
         self._access = access
         self._failed = failed
+        self.held = Held(store)
         self._lock = threading.Lock()
         self._failing_since: float | None = None
         self._open = False  # a repository is there, or was created in this session
         self.stored = 0  # bytes added
+        self.snapshots: list[str] = []  # their names, if they are few
 
-    def handle(self, request: Request, connection: Connection) -> None:
-        """Answer one request. Raises Refusal (its end is unknown), Gone."""
+    def handle(self, exchange: Exchange) -> None:
+        """Answer one request. Raises Gone."""
+        request = exchange.request
         try:
-            self._dispatch(request, connection)
+            self._dispatch(request, exchange)
             self._failing_since = None
         except Refusal as refusal:
-            if refusal.broken or request.expects:
-                raise
-            self._answer_refusal(refusal, request, connection)
+            self._answer_refusal(refusal, request, exchange)
         except StoreError as error:
             self._judge(error)
             answer = Refusal(STATUS.get(error.failure, 503), str(error))
-            if request.expects:
-                raise answer from error
-            self._answer_refusal(answer, request, connection)
+            self._answer_refusal(answer, request, exchange)
 
     def _judge(self, error: StoreError) -> None:
         """A network that hiccups gets its time, as the engine tries again; the rest is told."""
         now = time.monotonic()
         with self._lock:
             since = self._failing_since = self._failing_since or now
-        if error.failure is not Failure.UNREACHABLE or now - since >= self._store.patience:
+        if error.failure is not Failure.UNREACHABLE or now - since >= self.store.patience:
             self._failed(error)
 
-    def _answer_refusal(self, refusal: Refusal, request: Request, connection: Connection) -> None:
-        """The body is taken in first: a client that is still sending would not hear us."""
-        for _ in connection.body():
-            pass
+    def _answer_refusal(self, refusal: Refusal, request: Request, exchange: Exchange) -> None:
+        """The body is taken in first: a client that is still sending may read it a second time."""
+        if refusal.drain:
+            exchange.drain()
         text = (refusal.text + "\n").encode()
         if request.method == "HEAD":
-            connection.answer(refusal.status, length=len(text))
+            exchange.answer(refusal.status, length=len(text))
         else:
-            connection.answer(refusal.status, text)
+            exchange.answer(refusal.status, text)
 
-    def _dispatch(self, request: Request, connection: Connection) -> None:
+    def _dispatch(self, request: Request, exchange: Exchange) -> None:
         target = parse_target(request.target)
         if target is None:
             raise Refusal(404, "there is no such thing in a repository")
         if request.length > LIMITS.get(target.name.kind if target.name else "", SMALL_LIMIT):
-            raise Refusal(413, "too large for an object of this kind", broken=True)
+            raise Refusal(413, "too large for an object of this kind", drain=False)
         if target.create:
-            self._create(request, connection)
+            self._create(request, exchange)
         elif target.listing:
-            self._list(target.listing, request, connection)
+            self._list(target.listing, request, exchange)
         elif target.name is not None:
-            self._object(target.name, request, connection)
+            self._object(target.name, request, exchange)
 
-    def _object(self, name: Name, request: Request, connection: Connection) -> None:
+    def _object(self, name: Name, request: Request, exchange: Exchange) -> None:
         match request.method:
             case "HEAD":
-                self._head(name, connection)
+                self._head(name, exchange)
             case "GET":
-                self._get(name, request, connection)
+                self._get(name, request, exchange)
             case "POST":
-                self._post(name, request, connection)
+                self._post(name, request, exchange)
             case "DELETE":
-                self._delete(name, connection)
+                self._delete(name, exchange)
             case _:
                 raise Refusal(405, "no such method")
 
     # -- reading
 
-    def _head(self, name: Name, connection: Connection) -> None:
-        size = self._store.size(name)
+    def _head(self, name: Name, exchange: Exchange) -> None:
+        size = self.store.size(name)
         if size is None:
             raise Refusal(404, f"there is no {name.path}")
         if name.kind == CONFIG:
             self._open = True
-        connection.answer(200, length=size, kind=TYPE_BLOB)
+        exchange.answer(200, length=size, kind=TYPE_BLOB)
 
-    def _get(self, name: Name, request: Request, connection: Connection) -> None:
+    def _get(self, name: Name, request: Request, exchange: Exchange) -> None:
         first, last = request.range or (0, None)
         length = None if last is None else last - first + 1
         try:
-            blob = self._store.read(name, first, length)
+            blob = self.store.read(name, first, length)
         except NotThere:
             raise Refusal(404, f"there is no {name.path}") from None
         try:
             if name.kind == CONFIG:
                 self._open = True
             if request.range is None or blob.size == 0:
-                connection.answer(200, length=blob.length, kind=TYPE_BLOB)
+                exchange.answer(200, length=blob.length, kind=TYPE_BLOB)
             elif blob.length == 0:
                 raise Refusal(416, f"{name.path} has {blob.size} bytes")
             else:
-                part = f"Content-Range: bytes {first}-{first + blob.length - 1}/{blob.size}\r\n"
-                connection.answer(206, length=blob.length, kind=TYPE_BLOB, more=part)
-            connection.send_blob(blob, self._judge)
+                part = f"bytes {first}-{first + blob.length - 1}/{blob.size}"
+                exchange.answer(206, length=blob.length, kind=TYPE_BLOB, content_range=part)
+            exchange.send_blob(blob, self._judge)
         finally:
             blob.close()
 
-    def _list(self, kind: str, request: Request, connection: Connection) -> None:
+    def _list(self, kind: str, request: Request, exchange: Exchange) -> None:
         if request.method != "GET":
             raise Refusal(405, "a list can only be read")
-        items = [i for i in self._store.items(kind) if is_hash(i.name)]
+        items = [i for i in self.store.items(kind) if is_hash(i.name)]
         if request.accept == TYPE_V2:
             plain: list[object] = [{"name": i.name, "size": i.size} for i in items]
-            connection.answer(200, _json(plain), kind=TYPE_V2)
+            exchange.answer(200, _json(plain), kind=TYPE_V2)
         else:
-            connection.answer(200, _json([i.name for i in items]), kind=TYPE_V1)
+            exchange.answer(200, _json([i.name for i in items]), kind=TYPE_V1)
 
     # -- adding
 
-    def _create(self, request: Request, connection: Connection) -> None:
+    def _create(self, request: Request, exchange: Exchange) -> None:
         if request.method != "POST":
             raise Refusal(405, "a repository can be created, and nothing else")
         if request.length:
             raise Refusal(400, "a repository is created without a body")
-        self._store.create()
+        self._refuse_reader()
+        self.store.create()
         self._open = True
-        connection.answer(200)
+        exchange.answer(200)
 
-    def _post(self, name: Name, request: Request, connection: Connection) -> None:
+    def _post(self, name: Name, request: Request, exchange: Exchange) -> None:
         if not self._open:
-            self._open = self._store.size(Name(CONFIG)) is not None
+            self._open = self.store.size(Name(CONFIG)) is not None
             if not self._open:
                 raise Refusal(404, "there is no repository")
+        if name.kind != LOCKS:
+            self._refuse_reader()
         try:
             if name.kind == LOCKS:
-                self._post_lock(name, request, connection)
+                self._post_lock(name, request, exchange)
             else:
-                upload = self._store.write(name, request.length)
-                self._receive(upload, name, request, connection)
+                upload = self.store.write(name, request.length)
+                self._receive(upload, name, request, exchange)
         except AlreadyThere:
             raise Refusal(403, f"{name.path} exists; nothing is ever replaced") from None
         except NotThere as error:
             raise Refusal(404, str(error)) from None
         with self._lock:
             self.stored += request.length
-        connection.answer(200)
+            if name.kind == "snapshots" and len(self.snapshots) < SNAPSHOTS_TOLD:
+                self.snapshots.append(name.hash)
+        exchange.answer(200)
 
-    def _receive(
-        self, upload: Upload, name: Name, request: Request, connection: Connection
-    ) -> None:
-        """Take a body in. Its last piece is passed on only when the whole has the right sha256."""
+    def _refuse_reader(self) -> None:
+        if self._access is Access.READ:
+            raise Refusal(403, "this repository may only be read here")
+
+    def _receive(self, upload: Upload, name: Name, request: Request, exchange: Exchange) -> None:
+        """Take a body in. Its last piece is passed on only when the whole has the right sha256.
+
+        A pack for a local disk is left to the kernel to move: reading and hashing it would cost a
+        tenth of a large backup, and restic does neither on a local disk. Who could send a wrong one
+        could as well send one of nonsense under its right name; engines authenticate what is in it.
+        """
         digest = _sha256()
         left = request.length
         try:
-            if request.expects:
-                connection.proceed()
-            for piece in connection.body():
+            if name.kind == "data" and request.length and upload.pour:
+                exchange.pour(upload.pour)
+                upload.commit()
+                return
+            for piece in exchange.body():
                 left -= len(piece)
                 digest.update(piece)
                 if not left:
@@ -206,22 +223,20 @@ class Front:
         finally:
             upload.abort()
 
-    def _post_lock(self, name: Name, request: Request, connection: Connection) -> None:
+    def _post_lock(self, name: Name, request: Request, exchange: Exchange) -> None:
         """A lock is noted before it is stored, and only if it is the sender's own to note."""
         if request.length > SMALL_LIMIT:
-            raise Refusal(413, "too large for a lock", broken=True)
-        if request.expects:
-            connection.proceed()
-        content = b"".join(bytes(piece) for piece in connection.body())
+            raise Refusal(413, "too large for a lock", drain=False)
+        content = b"".join(bytes(piece) for piece in exchange.body())
         digest = _sha256()
         digest.update(content)
         _require(name, digest.hexdigest())
-        if self._store.size(name) is not None:
+        if self.store.size(name) is not None:
             raise AlreadyThere(name.path)
         if not self._session.note(name.hash):
             raise Refusal(403, "too many locks")
         try:
-            upload = self._store.write(name, len(content))
+            upload = self.store.write(name, len(content))
             try:
                 upload.write(memoryview(content))
                 upload.commit()
@@ -233,16 +248,19 @@ class Front:
 
     # -- removing
 
-    def _delete(self, name: Name, connection: Connection) -> None:
+    def _delete(self, name: Name, exchange: Exchange) -> None:
         own = name.kind == LOCKS and self._session.owns(name.hash)
         if not own and (self._access is not Access.ADMIN or name.kind == CONFIG):
             raise Refusal(403, f"{name.path} may not be removed here")
-        found = self._store.remove(name)
+        if self.held.takes(name, lock=own):
+            exchange.answer(200)
+            return
+        found = self.store.remove(name)
         if own:
             self._session.forget(name.hash)
         if not found:
             raise Refusal(404, f"there is no {name.path}")
-        connection.answer(200)
+        exchange.answer(200)
 
 
 class _Digest(Protocol):

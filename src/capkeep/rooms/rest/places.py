@@ -1,12 +1,16 @@
 """Which store serves which location: one line per scheme."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from capkeep.errors import Failure
 from capkeep.plan.model import Access, Brief
 from capkeep.rooms.rest.store import Store, StoreError
+from capkeep.rooms.service import folder
 from capkeep.values import Location, ValueMistake, parse_location
+
+if TYPE_CHECKING:
+    from capkeep.rooms.rest.ssh import Login
 
 
 def _directory(brief: Brief, location: Location) -> Store:
@@ -67,7 +71,16 @@ def _rclone_store(brief: Brief, remote: str, environment: tuple[tuple[str, str],
 
 def _sftp(brief: Brief, location: Location) -> Store:
     from capkeep.rooms.rest.sftp import SftpStore
-    from capkeep.rooms.rest.ssh import Login, remove_dead_agents
+    from capkeep.rooms.rest.ssh import remove_dead_agents
+
+    login = ssh_login(brief, location)
+    remove_dead_agents(folder(brief))
+    return SftpStore(login, location.path, folder(brief))
+
+
+def ssh_login(brief: Brief, location: Location) -> "Login":
+    """Where to log in with ssh, and how. Raises StoreError."""
+    from capkeep.rooms.rest.ssh import Login
 
     options = _options(brief)
     login = Login(
@@ -78,9 +91,9 @@ def _sftp(brief: Brief, location: Location) -> Store:
         identity=dict(brief.secrets).get("identity", ""),
     )
     if not login.known_hosts or not login.identity:
-        raise StoreError(Failure.DENIED, "an sftp location needs an identity and known-hosts")
-    remove_dead_agents(folder(brief))
-    return SftpStore(login, location.path, folder(brief))
+        kind = location.scheme
+        raise StoreError(Failure.DENIED, f"an {kind} location needs an identity and known-hosts")
+    return login
 
 
 STORES: Final[dict[str, Callable[[Brief, Location], Store]]] = {
@@ -91,12 +104,6 @@ STORES: Final[dict[str, Callable[[Brief, Location], Store]]] = {
     "rclone": _rclone,
 }
 NOT_VARIABLES: Final = ("password", "identity")  # secrets that are no environment variables
-
-
-def folder(brief: Brief) -> str:
-    """The vaults' own directory for this repository."""
-    assert brief.repository is not None
-    return f"{brief.places.state}/vault/{brief.repository.name}"
 
 
 def open_store(brief: Brief) -> Store:

@@ -1,75 +1,78 @@
-"""Connections in, threads out: a bounded number of each, all ended when the wire closes."""
+"""Pairs of pipes in, threads out: a bounded number of each, all ended when the wire closes."""
 
-import socket
-import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Final
 
+from capkeep.errors import Failure
+from capkeep.rooms.handover import Ends
+from capkeep.rooms.rest.ends import Times
 from capkeep.rooms.rest.front import Front
-from capkeep.rooms.rest.http import Connection, Gone, Refusal, Times
+from capkeep.rooms.rest.http2 import Pair
+from capkeep.rooms.service import StoreError
 
-# restic opens at most 5 connections to a REST backend unless told otherwise (-o rest.connections).
-MAX_CONNECTIONS: Final = 32
+MAX_OPEN: Final = (
+    8  # at a time: calls of an engine follow each other, and of some there are hundreds
+)
 STACK: Final = 512 << 10  # bytes of a thread's stack
 END_SECONDS: Final = 20
 
 
 class Server:
-    """Serves a front on accepted connections. Close it to end them all."""
+    """Serves a front on pairs of pipes. Close it to end them all."""
 
-    def __init__(self, front: Front, times: Times | None = None) -> None:
+    def __init__(
+        self, front: Front, failed: Callable[[StoreError], None], times: Times | None = None
+    ) -> None:
+        """`failed` is told why somebody is not served."""
         self._front = front
+        self._failed = failed
         self._times = times or Times()
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, threading.Thread] = {}
+        self._open: dict[Pair, threading.Thread] = {}
         threading.stack_size(STACK)
 
-    def accept(self, listener: socket.socket) -> None:
-        """Take one waiting connection; one too many is closed at once."""
-        try:
-            sock, _ = listener.accept()
-        except OSError:
-            return  # it left before we came
-        sock.setblocking(True)
+    def serve(self, ends: Ends) -> None:
+        """Talk to an engine; one too many is not listened to, and told of."""
         with self._lock:
-            if len(self._open) >= MAX_CONNECTIONS:
-                sock.close()
+            if len(self._open) >= MAX_OPEN:
+                self._refuse(ends, f"{MAX_OPEN} are at work already")
                 return
-            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
-            self._open[sock] = thread
-        thread.start()
+            try:
+                pair = Pair(ends.incoming, ends.outgoing, self._front, self._times)
+            except OSError as error:  # too many descriptors are open
+                self._refuse(ends, str(error.strerror))
+                return
+            thread = threading.Thread(target=self._run, args=(pair,), daemon=True)
+            self._open[pair] = thread
+        try:
+            thread.start()
+        except RuntimeError:  # the room's limit
+            with self._lock:
+                del self._open[pair]
+            self._refuse(ends, "no more threads may be started")
+            pair.forget()
+
+    def _refuse(self, ends: Ends, why: str) -> None:
+        ends.close()
+        text = f"the vault did not serve a call of the engine: {why}"
+        self._failed(StoreError(Failure.REFUSED, text))
 
     def close(self) -> None:
-        """End all connections and wait for their threads, for a limited time."""
+        """End all pairs and wait for their threads, for a limited time."""
         with self._lock:
-            threads = list(self._open.items())
-        for sock, _ in threads:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            threads = list(self._open.values())
+            for pair in self._open:
+                pair.end()
         deadline = time.monotonic() + END_SECONDS
-        for _, thread in threads:
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _run(self, pair: Pair) -> None:
         try:
-            self._requests(Connection(sock, self._times))
-        except (Gone, OSError):
-            pass  # there is nobody left to tell
-        except Exception as error:  # noqa: BLE001 one connection's mistake ends that one alone
-            print(f"capkeep vault: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            pair.run()
         finally:
             with self._lock:
-                del self._open[sock]
-            sock.close()
-
-    def _requests(self, connection: Connection) -> None:
-        try:
-            for request in connection.requests():
-                self._front.handle(request, connection)
-                if request.close:
-                    connection.linger()
-                    return
-        except Refusal as refusal:
-            connection.refuse(refusal)
+                del self._open[pair]
+            pair.forget()

@@ -53,6 +53,12 @@ class Session:
         os.write(self._fd, line.encode())
         self._noted += len(line)
 
+    def stands(self, store: Store) -> bool:
+        """Whether a lock of ours is still in the store. Raises StoreError."""
+        with self._lock:
+            own = tuple(self._own)
+        return any(store.size(Name(LOCKS, name)) is not None for name in own)
+
     def end(self, store: Store) -> None:
         """Remove what is left of our locks. Raises StoreError; the notes stay then."""
         with self._lock:

@@ -6,7 +6,6 @@ link(2), so that nothing can be replaced in between (sftp-server.c, process_rena
 """
 
 import os
-import socket
 import stat
 import struct
 import time
@@ -219,31 +218,38 @@ class _Part:
         self._store = store
         self._handle = handle
         self.size = size
-        self._offset = offset
         rest = max(0, size - offset)
         self.length = rest if length is None else min(rest, length)
+        self._asked = offset
+        self._end = offset + self.length
+        self._under_way: deque[tuple[int, int, sftp.Waiting]] = deque()
+        self._begun = b""  # what has come and was not asked for here yet
 
-    def send(self, sock: socket.socket) -> None:
-        asked = self._offset
-        end = self._offset + self.length
-        under_way: deque[tuple[int, int, sftp.Waiting]] = deque()
+    def read_into(self, buffer: memoryview) -> int:
         try:
-            while under_way or asked < end:
-                while asked < end and len(under_way) < WINDOW:
-                    want = min(BLOCK, end - asked)
-                    under_way.append((asked, want, self._ask(asked, want)))
-                    asked += want
-                position, want, waiting = under_way.popleft()
-                data = Reader(self._store.wire.wait(waiting).data).text()
-                if not 0 < len(data) <= want:
-                    raise LostError("an answer of the wrong size")
-                sock.sendall(data)
-                if len(data) < want:  # allowed: the rest is asked for again, before what follows
-                    position += len(data)
-                    want -= len(data)
-                    under_way.appendleft((position, want, self._ask(position, want)))
+            data = self._begun or self._next()
         except (SftpError, LostError) as error:
             raise self._store.explain(error, "reading") from error
+        got = min(len(data), len(buffer))
+        buffer[:got] = data[:got]
+        self._begun = data[got:]
+        return got
+
+    def _next(self) -> bytes:
+        """The next bytes of the file. Raises SftpError, LostError."""
+        while self._asked < self._end and len(self._under_way) < WINDOW:
+            want = min(BLOCK, self._end - self._asked)
+            self._under_way.append((self._asked, want, self._ask(self._asked, want)))
+            self._asked += want
+        position, want, waiting = self._under_way.popleft()
+        data = Reader(self._store.wire.wait(waiting).data).text()
+        if not 0 < len(data) <= want:
+            raise LostError("an answer of the wrong size")
+        if len(data) < want:  # allowed: the rest is asked for again, before what follows
+            position += len(data)
+            want -= len(data)
+            self._under_way.appendleft((position, want, self._ask(position, want)))
+        return data
 
     def _ask(self, position: int, want: int) -> sftp.Waiting:
         return self._store.wire.send(sftp.READ, self._handle, struct.pack(">QI", position, want))
@@ -255,6 +261,8 @@ class _Part:
 
 class _Upload:
     """A file under a temporary name."""
+
+    pour = None
 
     def __init__(self, store: SftpStore, name: Name, path: str, temporary: str) -> None:
         self._store = store

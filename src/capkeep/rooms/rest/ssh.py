@@ -1,5 +1,7 @@
 """An ssh that asks nothing, trusts one file of host keys, and knows one private key.
 
+It leads to the sftp subsystem, or to a program there.
+
 The key comes out of memory and stays there: `ssh-add -` reads it, ssh-agent keeps it until ssh has
 logged in. ssh_config(5), ssh-agent(1), ssh-add(1).
 """
@@ -22,6 +24,7 @@ SSH: Final = "/usr/bin/ssh"
 SSH_ADD: Final = "/usr/bin/ssh-add"
 SSH_AGENT: Final = "/usr/bin/ssh-agent"
 PREFIX: Final = "agent-"
+PROGRESS: Final = '"type": "progress_'  # lines of borg's that are not worth a log
 AGENT_SECONDS: Final = 5
 OPTIONS: Final = (
     "BatchMode=yes", "StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null",
@@ -37,6 +40,22 @@ _DENIED: Final = re.compile(
     re.IGNORECASE,
 )
 
+# What ssh says at the end is of little help where it is the middle that matters.
+_CHANGED: Final = (
+    "the server shows another host key than options.known-hosts has; if its keys are new, compare them"
+    " with its owner's word before you write them there"
+)
+_UNKNOWN: Final = "options.known-hosts has no key of this server's"
+_REFUSED: Final = (
+    "the server does not take our key: its public half belongs into authorized_keys of the user that"
+    " the location names"
+)
+_KNOWN: Final = (
+    (re.compile("identification has changed", re.IGNORECASE), Failure.DENIED, _CHANGED),
+    (re.compile("host key is known", re.IGNORECASE), Failure.DENIED, _UNKNOWN),
+    (re.compile(r"permission denied \(", re.IGNORECASE), Failure.DENIED, _REFUSED),
+)
+
 
 class Login(NamedTuple):
     """Where to log in, and how."""
@@ -49,14 +68,22 @@ class Login(NamedTuple):
 
 
 class Ssh:
-    """A running ssh with its end of the sftp subsystem. Close it."""
+    """A running ssh with its end of what is started there. Close it."""
 
-    def __init__(self, login: Login, folder: str) -> None:
+    def __init__(
+        self, login: Login, folder: str, command: str = "", *, threads: bool = True
+    ) -> None:
+        """`command` for the server's shell, instead of the sftp subsystem.
+
+        Without `threads`, for a program that starts others yet, its words wait to be asked for.
+        """
         os.makedirs(folder, 0o700, exist_ok=True)
         self._folder = folder
         self._said: deque[str] = deque(maxlen=20)
         self._words_read, self._words = os.pipe()
-        self._hearing = False
+        self._hearing = not threads
+        self._read_words = not threads
+        self._command = command
         self._children: list[Child] = []
         self._agent = ""
         self._login = login
@@ -88,7 +115,10 @@ class Ssh:
         hosts = login.known_hosts.replace("%", "%%")
         options = (*OPTIONS, f'UserKnownHostsFile="{hosts}"', *_named(login))
         flags = [flag for option in options for flag in ("-o", option)]
-        return [SSH, "-F", "none", *flags, "-T", "-x", "-a", "-s", "--", login.host, "sftp"]
+        start = [SSH, "-F", "none", *flags, "-T", "-x", "-a"]
+        if self._command:
+            return [*start, "--", login.host, self._command]
+        return [*start, "-s", "--", login.host, "sftp"]
 
     def _start_agent(self, environment: dict[str, str]) -> str:
         self._agent = f"{PREFIX}{os.urandom(8).hex()}"
@@ -142,16 +172,44 @@ class Ssh:
                 with suppress(OSError):
                     os.write(2, f"ssh: {line}".encode())
 
+    @property
+    def words_fd(self) -> int:
+        """Readable when it has something to say."""
+        return self._words_read
+
+    def hear(self) -> None:
+        """Take in what it has said by now, where no thread does."""
+        os.set_blocking(self._words_read, False)
+        with suppress(BlockingIOError):
+            said = os.read(self._words_read, 65536).decode(errors="replace")
+            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            self._said.extend(lines)
+            told = (f"ssh: {line}\n" for line in lines if PROGRESS not in line)
+            os.write(2, "".join(told).encode())
+
     def words(self) -> str:
         """ssh's last words."""
         time.sleep(0.05)  # they come through a pipe, the end of the connection through a socket
+        if self._read_words:
+            self.hear()
         return self._said[-1] if self._said else ""
 
     def explain(self, otherwise: str) -> StoreError:
         """Why the connection is gone."""
         words = self.words()
-        failure = Failure.DENIED if _DENIED.search(" ".join(self._said)) else Failure.UNREACHABLE
-        return StoreError(failure, f"{self._login.host}: {words or otherwise}")
+        host, said = self._login.host, " ".join(self._said)
+        for pattern, failure, sentence in _KNOWN:
+            if pattern.search(said):
+                return StoreError(failure, f"{host}: {sentence} ({words})")
+        failure = Failure.DENIED if _DENIED.search(said) else Failure.UNREACHABLE
+        return StoreError(failure, f"{host}: {words or otherwise}")
+
+    def end(self, seconds: float) -> None:
+        """Give it time to end by itself, once nobody speaks to it any more; then close it."""
+        with suppress(TimeoutError):
+            if self._children:
+                self._children[-1].wait(seconds)
+        self.close()
 
     def close(self) -> None:
         """End all of it; safe to call again."""
@@ -164,6 +222,8 @@ class Ssh:
         if self._words >= 0:
             os.close(self._words)
             self._words = -1
+            if self._read_words:
+                os.close(self._words_read)
 
 
 def _named(login: Login) -> tuple[str, ...]:

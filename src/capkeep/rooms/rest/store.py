@@ -1,18 +1,11 @@
 """What a place that holds a repository can do. The policy is not in here: it is in `front`."""
 
-import socket
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from capkeep.errors import CapkeepError, Failure
+from capkeep.errors import CapkeepError
 from capkeep.rooms.rest.names import Name
-
-
-class StoreError(CapkeepError):
-    """The place behind the vault failed, in a way that people can act on."""
-
-    def __init__(self, failure: Failure, message: str) -> None:
-        super().__init__(message)
-        self.failure = failure
+from capkeep.rooms.service import StoreError as StoreError
 
 
 class AlreadyThere(CapkeepError):
@@ -36,8 +29,8 @@ class Blob(Protocol):
     size: int  # bytes of the whole object
     length: int  # bytes of this part
 
-    def send(self, sock: socket.socket) -> None:
-        """Send exactly `length` bytes. Raises OSError (the engine's side), StoreError (ours)."""
+    def read_into(self, buffer: memoryview) -> int:
+        """The next bytes, at least one and as many as there is place for. Raises StoreError."""
 
     def close(self) -> None:
         """Gives back what it holds."""
@@ -45,6 +38,14 @@ class Blob(Protocol):
 
 class Upload(Protocol):
     """An object on its way in. Nobody sees it before `commit`. Commit it or abort it."""
+
+    @property
+    def pour(self) -> Callable[[int, int], int] | None:
+        """Takes bytes out of a pipe, unseen by this program, where the kernel can do that.
+
+        It is told of a pipe that has something, and how much to take at most; it says how much
+        that was, 0 if nothing more will come. Raises StoreError.
+        """
 
     def write(self, data: memoryview) -> None:
         """Take the next bytes. Raises StoreError, AlreadyThere."""

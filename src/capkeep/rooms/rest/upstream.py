@@ -334,15 +334,11 @@ class _RemotePart:
         elif offset:
             raise StoreError(Failure.UNREACHABLE, "the server cannot send a part of an object")
 
-    def send(self, sock: socket.socket) -> None:
-        buffer = memoryview(bytearray(min(COPY, max(1, self.length))))
-        left = self.length
-        while left:
-            got = self._call.read_into(buffer[: min(left, len(buffer))])
-            if not got:
-                raise StoreError(Failure.UNREACHABLE, f"{self._name.path} ended early")
-            sock.sendall(buffer[:got])
-            left -= got
+    def read_into(self, buffer: memoryview) -> int:
+        got = self._call.read_into(buffer)
+        if not got:
+            raise StoreError(Failure.UNREACHABLE, f"{self._name.path} ended early")
+        return got
 
     def close(self) -> None:
         self._call.close()
@@ -350,6 +346,8 @@ class _RemotePart:
 
 class _RemoteUpload:
     """An upload that streams through. Cut off before its end, the server throws it away."""
+
+    pour = None
 
     def __init__(self, store: RestStore, name: Name, length: int) -> None:
         self._store = store

@@ -1,0 +1,148 @@
+"""Starts borg, in a room: its relay can reach the vault, its cache's locks belong to sessions.
+
+It says in one line of JSON what it says in JSON at all, with how many files it met in each state;
+and it names no files but those that are watched: naming all costs more than looking at them does.
+
+usage: borg_client.py BORG ARGUMENT…
+Variables: CAPKEEP_WATCH (paths, a line each), CAPKEEP_EXPECT (a file: refuse to remove anything
+while the repository does not list what it names, as it was listed when that was decided).
+"""
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+
+import borg_locks
+import launch
+
+VERSIONS = ((1, 2), (1, 4))
+UNKNOWN = re.compile("[\udc80-\udcff]")  # how Python holds a byte that is not UTF-8 (PEP 383)
+RESCUE = "capkeep-rescue"
+
+
+def fail(msgid: str, message: str) -> int:
+    """As borg itself would say it, with --log-json."""
+    said = {"type": "log_message", "levelname": "ERROR", "name": "capkeep", "msgid": msgid}
+    print(json.dumps({**said, "message": message}), file=sys.stderr)
+    return 2
+
+
+def watch(archiver, helpers) -> None:
+    """Count the files by their state, and name those that are watched."""
+    watched = set(filter(None, os.environ.get("CAPKEEP_WATCH", "").split("\n")))
+    counts: Counter[str] = Counter()
+    create, check = archiver.Archiver.do_create, archiver.Archiver.do_check
+
+    def print_file_status(_self: object, status: str | None, path: str) -> None:
+        if status is not None:
+            counts[status] += 1
+            if path in watched:
+                said = {"type": "file_status", "status": status, "path": path}
+                print(json.dumps(said), file=sys.stderr)
+
+    def do_create(self, args):
+        code = create(self, args)
+        if args.dry_run:
+            print(json.dumps({"counts": counts, "dry_run": True}))
+        return code
+
+    def do_check(self, args):
+        code = check(self, args)
+        if code or (
+            hasattr(helpers, "get_ec") and helpers.get_ec()
+        ):  # what the vault's side found stands in its own log
+            said = {"type": "log_message", "levelname": "ERROR", "name": "capkeep"}
+            text = "borg's check found errors in the repository"
+            print(json.dumps({**said, "message": text}), file=sys.stderr)
+        return code
+
+    def json_print(said: dict[str, object]) -> None:
+        print(json.dumps({**said, "counts": counts}, cls=archiver.BorgJsonEncoder))
+
+    archiver.Archiver.print_file_status = print_file_status
+    archiver.Archiver.do_create, archiver.Archiver.do_check = do_create, do_check
+    archiver.json_print = json_print
+
+
+def show_unknown_bytes(archiver) -> None:
+    """Have names that are not UTF-8 listed with U+FFFD for each such byte, not with a question mark."""
+    from borg.helpers import parseformat
+
+    def remove_surrogates(text: str, errors: str = "") -> str:
+        return UNKNOWN.sub("\ufffd", text)
+
+    parseformat.remove_surrogates = archiver.remove_surrogates = remove_surrogates
+
+
+def show_own_times() -> None:
+    """List archives by their own time, which their id vouches for; the list can say any."""
+    from borg.helpers import parseformat
+
+    plain = parseformat.ArchiveFormatter.get_item_data
+
+    def get_item_data(self, *words, **options):
+        data = plain(self, *words, **options)
+        if "comment" in self.used_call_keys:  # it has been opened
+            data["time"] = data["start"] = self.format_time(self.archive.ts)
+        return data
+
+    parseformat.ArchiveFormatter.get_item_data = get_item_data
+
+
+def expect(archiver, path: str) -> None:
+    """Removing starts with a look, under the same lock, at whether all is there that should be."""
+    with open(path, encoding="ascii") as file:
+        told = json.load(file)
+    wanted, removed = set(told["listed"]), told["removed"]
+    load = archiver.Manifest.load
+
+    def checked(*words, **options):
+        manifest, key = load(*words, **options)
+        names: dict[str, list[str]] = {}
+        for name in manifest.archives:
+            names.setdefault(manifest.archives[name].id.hex(), []).append(name)
+        if missing := wanted - set(names):
+            raise SystemExit(
+                fail("Capkeep.Lost", f"the repository does not list {min(missing)} any more")
+            )
+        # Borg removes by name, and whoever may add says what has which name.
+        if other := [one for one, name in removed.items() if names.get(one) != [name]]:
+            text = f"{min(other)} has another name by now, or several"
+            raise SystemExit(fail("Capkeep.Lost", text))
+        return manifest, key
+
+    archiver.Manifest.load = checked
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Become borg."""
+    try:
+        import borg
+    except ImportError as error:
+        return fail("Capkeep.Refused", f"{program} does not run borg by this Python: {error}")
+    if tuple(map(int, borg.__version__.split(".")[:2])) not in VERSIONS:
+        return fail(
+            "Capkeep.Refused",
+            f"borg {borg.__version__} is not supported: install borg 1.2 or 1.4",
+        )
+    from borg import archiver, helpers
+
+    launch.inherit_if_there()
+    borg_locks.own(os.environ["BORG_BASE_DIR"])
+    if arguments[:1] == [RESCUE]:
+        from borg_rescue import rescue
+
+        return int(rescue(archiver, arguments[1]))
+    watch(archiver, helpers)
+    show_unknown_bytes(archiver)
+    show_own_times()
+    if wanted := os.environ.get("CAPKEEP_EXPECT"):
+        expect(archiver, wanted)
+    launch.run(program, arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,164 @@
+"""Serves a borg repository in a vault: borg's own server, and who may only add can only add.
+
+`borg serve --append-only` answers a removal with success and keeps the old transactions, from which
+a person can undo it; whoever speaks to it can also replace what is stored under an id, and the key.
+Here, towards a reader, nothing that is stored goes away: removals are not carried out, an id that
+is there keeps what it has, the key is never written, and no lock but one's own is broken. What is
+left to a hostile reader is a manifest that omits archives; their data stays, and the keeper, which
+knows what there was, brings them back.
+
+usage: borg_guard.py append|admin REPOSITORY FOLDER REPORT
+"""
+
+import errno
+import json
+import os
+import sys
+
+import borg_locks
+
+VERSIONS = ((1, 2), (1, 4))
+# All that the server of these versions can be asked. An unknown method is a version to look at.
+METHODS = frozenset((
+    "__len__", "check", "commit", "delete", "destroy", "get", "list", "scan", "negotiate", "open",
+    "put", "rollback", "save_key", "load_key", "break_lock", "get_free_nonce",
+    "commit_nonce_reservation", "inject_exception",
+))  # fmt: skip
+APPEND = (
+    "__len__", "commit", "delete", "get", "list", "scan", "negotiate", "open", "put", "rollback",
+    "load_key", "get_free_nonce", "commit_nonce_reservation",
+)  # fmt: skip
+ADMIN = (*APPEND, "check", "save_key", "break_lock")
+MANIFEST = bytes(32)
+NONCES = 1 << 32  # that one call may reserve; borg asks for 2**28 (borg.nonces)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Refused(Exception):
+    """This borg cannot be guarded."""
+
+
+class Report:
+    """Tells the vault, in lines of JSON."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def tell(self, **said: object) -> None:
+        """Say something; a vault that has left does not hear it."""
+        try:
+            os.write(self._fd, json.dumps(said).encode() + b"\n")
+        except OSError:
+            pass
+
+    def failed(self, error: OSError) -> None:
+        """The disk behind."""
+        if error.errno in FULL:
+            self.tell(failure="no-space", text=f"the repository's disk is full: {error.strerror}")
+
+
+def guarded(report: Report, *, admin: bool):
+    """borg's server with less to ask for. Raises Refused."""
+    import borg
+    from borg.remote import PathNotAllowed, RepositoryServer
+
+    version = tuple(map(int, borg.__version__.split(".")[:2]))
+    if version not in VERSIONS:
+        raise Refused(f"borg {borg.__version__} is not supported: install borg 1.2 or 1.4")
+    if unknown := set(RepositoryServer.rpc_methods) ^ METHODS:
+        raise Refused(
+            f"borg {borg.__version__} serves what nobody has looked at: {', '.join(sorted(unknown))}"
+        )
+
+    class Guarded(RepositoryServer):
+        """Methods that are here are asked before the repository's own (RepositoryServer.serve)."""
+
+        rpc_methods = ADMIN if admin else APPEND
+        stored = 0
+
+        def negotiate(self, client_data: object) -> object:
+            """What a client says of itself changes nothing, this program's messages included."""
+            if not isinstance(client_data, dict):
+                raise PathNotAllowed("client")
+            return {"server_version": borg.remote.BORG_VERSION}
+
+        def open(
+            self, path: object, create=False, lock_wait=None, lock=True, exclusive=None,
+            append_only=False,
+        ):  # fmt: skip
+            if self.repository is not None or (create and not admin):
+                raise PathNotAllowed(path)
+            self.append_only = not admin
+            return super().open(
+                path, create=bool(create), lock_wait=lock_wait, lock=bool(lock) or not admin,
+                exclusive=exclusive, append_only=bool(append_only),
+            )  # fmt: skip
+
+        def put(self, id: bytes, data: bytes, wait: bool = True) -> None:
+            if not admin and id != MANIFEST and id in self.repository:
+                return
+            self._carry_out(self.repository.put, id, data)
+            self.stored += len(data)
+
+        def delete(self, id: bytes, wait: bool = True) -> None:
+            if admin:
+                self._carry_out(self.repository.delete, id)
+
+        def commit(
+            self, save_space=False, compact=True, threshold=0.1, cleanup_commits=False
+        ) -> None:
+            options = (
+                {"save_space": save_space, "compact": compact, "threshold": threshold,
+                 "cleanup_commits": cleanup_commits}
+                if admin else {"compact": False}
+            )  # fmt: skip
+            self._carry_out(self.repository.commit, **options)
+            report.tell(stored=self.stored)
+            self.stored = 0
+
+        def commit_nonce_reservation(self, next_unreserved: int, start_nonce: int) -> None:
+            """Forward alone: a nonce that is used twice shows what it hides."""
+            free = self.repository.get_free_nonce() or 0
+            if not admin and not free < next_unreserved <= max(free, start_nonce) + NONCES:
+                raise PathNotAllowed("nonce")
+            self.repository.commit_nonce_reservation(next_unreserved, start_nonce)
+
+        def _carry_out(self, action, *words, **options) -> None:
+            try:
+                action(*words, **options)
+            except OSError as error:
+                report.failed(error)
+                raise
+
+    return Guarded
+
+
+def main(access: str, path: str, folder: str, report: Report) -> int:
+    """Serve one client on standard input and output, until it hangs up."""
+    try:
+        kind = guarded(report, admin=access == "admin")
+    except (Refused, ImportError) as error:
+        report.tell(failure="refused", text=str(error))
+        return 1
+    from borg.logger import setup_logging
+
+    setup_logging(level="warning")
+    borg_locks.own(folder)
+    server = kind(
+        restrict_to_paths=(), restrict_to_repositories=(path,), append_only=access != "admin",
+        storage_quota=None,
+    )  # fmt: skip
+    try:
+        server.serve()
+    except Exception as error:  # whatever a hostile client makes of borg's reader
+        print(f"capkeep borg_guard: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if server.repository is not None:
+            server.repository.close()
+    return 0
+
+
+if __name__ == "__main__":
+    _, told_access, told_path, told_folder, told_report = sys.argv
+    raise SystemExit(main(told_access, told_path, told_folder, Report(int(told_report))))

@@ -1,0 +1,171 @@
+"""Start every room and let it show what it can do, beside what it was granted.
+
+What a room says of itself is judged once more here, by the plan and by this host's own namespaces: a
+room that was told wrong things about its grant does not deceive.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from capkeep.errors import CapkeepError
+from capkeep.host import bubblewrap, hardening, systemd, unit_state, units
+from capkeep.host.direct import converse
+from capkeep.host.finding import APPLY, Finding, Kind, Proven
+from capkeep.kernel.facts import Facts, host_filters, host_namespaces, namespaces
+from capkeep.plan import codec
+from capkeep.plan.codec import DecodeError
+from capkeep.plan.model import Grant, Outside, Plan, Room, RoomKind, Starter, Walls
+from capkeep.rooms.proof import judge
+from capkeep.rooms.protocol import Channel, Message, ProtocolError
+
+REQUEST: Final[Message] = {"action": "probe", "options": {}}
+SECONDS: Final = 120  # a vault may wait a minute for a remote
+ACCEPT: Final = "or, where this host cannot give it: [host] accept-missing"
+
+
+class Probes(NamedTuple):
+    """What was proven, what differs, and rooms that were in use."""
+
+    rooms: tuple[Proven, ...]
+    findings: tuple[Finding, ...]
+    busy: tuple[str, ...]
+
+
+def probe(plan: Plan, mends: Mapping[str, str]) -> Probes:
+    """Every room but the vaults, which are proven through the rooms on their wires.
+
+    `mends`: by unit, what mends it where it is known to be changed.
+    """
+    prober = _Prober(plan, mends)
+    for room in plan.rooms:
+        if room.kind is not RoomKind.VAULT:
+            prober.ask(room)
+    return Probes(tuple(prober.rooms), tuple(prober.findings), tuple(prober.busy))
+
+
+class _Prober:
+    """Asks one room after the other and keeps what is found."""
+
+    def __init__(self, plan: Plan, mends: Mapping[str, str]) -> None:
+        self.rooms: list[Proven] = []
+        self.findings: list[Finding] = []
+        self.busy: list[str] = []
+        self._plan = plan
+        self._mends = mends
+        self._units = systemd.look(plan) if plan.starter is Starter.SYSTEMD else None
+        self._host = dict(namespaces("/proc/1") if self._units else host_namespaces())
+        self.findings += _told_wrong(plan, self._host) if self._units else ()
+
+    def ask(self, room: Room) -> None:
+        """Start one room; whatever goes wrong is a finding."""
+        door = room.door if self._units else None
+        proofs: dict[str, Message] = {}
+
+        def take(message: Message) -> None:
+            if message.get("event") == "proof":
+                proofs[str(message.get("process"))] = message
+
+        try:
+            plan = self._plan
+            result = visit(door.path, take) if door else converse(plan, room, REQUEST, take)
+        except (CapkeepError, OSError) as error:
+            if door and self._is_busy(room):
+                self.busy.append(room.name)
+                return
+            result = {"failure": "interrupted", "text": str(error)}
+        before = len(self.findings)
+        for process, message in proofs.items():
+            try:
+                self._take(room, process, message)
+            except DecodeError as error:
+                result = {"failure": "refused", "text": f"it proves nothing: {error}"}
+        if result.get("failure") is not None and len(self.findings) == before:
+            text = f"cannot be looked at: {result.get('text')}"
+            self.findings.append(Finding(Kind.PROBE, room.name, text, self._reason(room)))
+
+    def _is_busy(self, room: Room) -> bool:
+        """Whether another caller has the room: what it can do is proven in his run."""
+        assert room.door is not None
+        return all(
+            unit_state.connections(f"{name}.socket") >= room.door.connections
+            for name in units.sockets_of(self._plan, room)
+        )
+
+    def _reason(self, room: Room) -> str:
+        """Where more is said."""
+        if self._units and room.door:
+            return f"journalctl -u '{self._plan.name}-{room.name}@*'"
+        return APPLY
+
+    def _take(self, asked: Room, process: str, message: Message) -> None:
+        wire = asked.wire if process == "vault" else None
+        if process == "origin" and asked.origin:
+            wire = asked.origin.wire
+        room = self._plan.room(wire.vault) if wire else asked
+        facts = seen_from(codec.from_plain(Facts, message.get("facts")), self._host)
+        by_unit = self._units is not None and asked.door is not None
+        walls = self._walls(room.grant, by_unit=by_unit)
+        judgement = judge(facts, room, walls, self._plan.mode, process)
+        said = message.get("weaker")
+        own = tuple(map(str, said)) if isinstance(said, list) else ()
+        weaker = tuple(dict.fromkeys((*judgement.weaker, *own)))
+        name = f"{room.name} for {asked.name}" if wire else room.name
+        self.rooms.append(
+            Proven(name, process, room.grant, walls, facts, weaker, judgement.accepted)
+        )
+        suffix = f"-{wire.access}" if wire else ""
+        unit = f"{self._plan.name}-{room.name}{suffix}@.service"
+        mend = self._mends.get(unit, f"{APPLY}; {ACCEPT}") if by_unit else APPLY
+        self.findings += (
+            Finding(Kind.WEAKER, f"{name} ({process})", text, mend) for text in weaker
+        )
+
+    def _walls(self, grant: Grant, *, by_unit: bool) -> Walls:
+        if by_unit and self._units:
+            walls = hardening.walls(self._plan, grant, self._units)
+            return walls._replace(filters=host_filters())
+        return bubblewrap.walls(grant, self._plan.mode)
+
+
+def seen_from(facts: Facts, host: dict[str, int]) -> Facts:
+    """The facts with those namespaces as separate that are not this host's, as far as known."""
+    separated = tuple(n for n, inode in facts.namespaces if n in host and inode != host[n])
+    return facts._replace(separated=separated)
+
+
+def _told_wrong(plan: Plan, host: dict[str, int]) -> Iterator[Finding]:
+    """Rooms compare themselves with what a file says of this host."""
+    path = units.host_facts(plan)
+    unit = f"{plan.name}-host.service"
+    try:
+        with open(path, "rb") as file:
+            told = dict(codec.loads(Outside, file.read()).namespaces)
+    except FileNotFoundError:
+        return  # no room has been started since this host was; the first one makes it
+    except (CapkeepError, OSError) as error:
+        yield Finding(Kind.DRIFT, path, f"cannot be read: {error}", f"systemctl restart {unit}")
+        return
+    if any(told.get(name) != inode for name, inode in host.items()):
+        text = "does not name this host's namespaces, with which rooms compare their own"
+        yield Finding(Kind.DRIFT, path, text, f"systemctl restart {unit}")
+
+
+def visit(path: str, take: Callable[[Message], None]) -> Message:
+    """The result of a room behind a socket. Raises OSError, ProtocolError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(SECONDS)
+    deadline = time.monotonic() + SECONDS
+    with Channel(sock) as channel:
+        sock.connect(path)
+        with suppress(BrokenPipeError):  # who is turned away finds the reason lying there
+            channel.send(REQUEST)
+        for message in channel:
+            if message.get("event") in ("result", "end"):
+                return message | {"failure": message.get("failure", "refused")}
+            take(message)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it goes on talking after {SECONDS} seconds")
+    raise ProtocolError("it ended without a result")

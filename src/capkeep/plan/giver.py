@@ -1,0 +1,29 @@
+"""The rooms in which members of the group are given what they could read themselves."""
+
+from typing import Final
+
+from capkeep.config.model import Config
+from capkeep.engines.giving import GIVES
+from capkeep.plan.model import Door, Places, Room, RoomKind
+
+VISITS: Final = 4  # of each user at a time
+
+
+def wanted(config: Config, engine: str) -> bool:
+    """Whether a repository of that engine has such a room."""
+    return config.host.members_restore and engine in GIVES
+
+
+def room(viewer: Room, places: Places, group: int, wire_group: int) -> Room:
+    """A viewer for everybody of a group, who is told who asks; with a cache of its own.
+
+    It runs as the viewers' user, with the group that reaches a repository's vault under systemd 252.
+    """
+    name = f"{RoomKind.GIVER}-{viewer.repository}"
+    grant = viewer.grant._replace(
+        gid=wire_group,
+        write=(f"{places.cache}/{name}", *viewer.grant.write[1:]),
+        callers=True,
+    )
+    door = Door(f"{places.run}/{name}.sock", 0, group, 0o660, VISITS)
+    return viewer._replace(name=name, kind=RoomKind.GIVER, grant=grant, door=door)

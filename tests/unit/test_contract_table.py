@@ -1,0 +1,28 @@
+"""What the reference says of engines is what the contract declares."""
+
+from capkeep.engines import MODULES
+from tests.contract.contract import CONTRACT
+from tests.contract.declared import CONTESTANTS, YES
+from tests.contract.table import PAGE, split, text
+from tools.engines import BORGS, ENGINES
+
+
+def test_the_reference_shows_the_contract() -> None:
+    _, inside, _ = split(PAGE.read_text())
+    assert inside == text(), "write it anew: python -m tests.contract.table"
+
+
+def test_every_difference_is_of_an_engine_that_takes_part_and_said_once() -> None:
+    for name, one in CONTRACT.items():
+        named = [engine for d in one.differences for engine in d.engines]
+        assert set(named) <= set(CONTESTANTS), name
+        assert len(named) == len(set(named)), name
+        assert all(d.instead != YES and "|" not in d.instead for d in one.differences), name
+        assert len(one.sentence) <= 100, name
+
+
+def test_every_engine_that_is_promised_takes_part() -> None:
+    promised = [f"restic {e.name}" for e in ENGINES if e.package == "restic"]
+    promised += [f"borg {'.'.join(map(str, b.at_least))}" for b in BORGS]
+    assert list(CONTESTANTS) == [*promised, "rdiff-backup 2.2"]
+    assert {name.rpartition(" ")[0] for name in CONTESTANTS} == set(MODULES)

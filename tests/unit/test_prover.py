@@ -1,0 +1,81 @@
+"""What a prover makes of what its engine and its snapshot say."""
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from capkeep.engines import ENGINES
+from capkeep.rooms.base import EngineRoom
+from capkeep.rooms.live import _Teller
+from capkeep.rooms.protocol import MAX_LINE, Message, encode
+from capkeep.rooms.prover import _Complaints
+from capkeep.rooms.reload import Loaded
+from capkeep.rooms.sums import key_of, latest_above
+from capkeep.run.drill import _parts
+
+
+@pytest.mark.parametrize(
+    "lines, explained",
+    [
+        (["ignoring error for /d: mknod: operation not permitted", "Fatal: There were 1 errors"], True),
+        (['{"message_type": "error", "error": {"message": "mknod"}, "item": "/d"}',
+          '{"message_type": "exit_error", "code": 1, "message": "Fatal: There were 1 errors"}'], True),
+        (["ignoring error for /d: mknod: operation not permitted"], False),
+        (["ignoring error for /d: mknod: operation not permitted", "Fatal: context canceled"], False),
+        (["Fatal: There were 1 errors"], False),
+    ],
+)  # fmt: skip
+def test_what_nobody_can_restore_excuses_no_engine_that_gave_up(
+    lines: list[str], explained: bool
+) -> None:
+    complaints = _Complaints(ENGINES["restic"].read_restore(), {"/d"})
+    for line in lines:
+        complaints.feed("stderr", line.encode())
+    assert complaints.explained == explained
+
+
+@pytest.mark.parametrize("made", ["fifo", "deep", "nothing"])
+def test_a_dump_that_says_nothing_of_itself_is_a_difference(tmp_path: Path, made: str) -> None:
+    place = tmp_path / "manifest.json"
+    if made == "fifo":
+        os.mkfifo(place)  # nobody will ever write to it
+    elif made == "deep":
+        place.write_text("[" * 200_000)
+    told: list[str] = []
+    loaded = Loaded(cast("EngineRoom", None), 0.0)
+    loaded.load(str(tmp_path), "/dump", lambda path, _detail: told.append(path))
+    assert told == ["/dump/manifest.json"]
+
+
+def test_the_directories_above_a_path_come_to_an_end() -> None:
+    top = os.lstat("/").st_ctime_ns
+    assert latest_above("//", "") == 0
+    assert latest_above("//etc", "") == top == latest_above("/etc", "")
+
+
+def test_what_is_told_of_files_never_outgrows_a_message() -> None:
+    told: list[Message] = []
+    teller = _Teller(cast("EngineRoom", SimpleNamespace(tell=told.append)))
+    attributes = {f"user.{number}": "0" * 64 for number in range(5000)}
+    for number in range(20):
+        teller.take({"path": f"/file{number}", "attributes": attributes})
+    teller.flush()
+    assert len(told) == 20
+    assert max(len(encode(message)) for message in told) < MAX_LINE
+    paths = [f"/{number:03}" + "\u0444" * 1500 for number in range(400)]
+    parts = list(_parts(paths))
+    assert [path for part in parts for path in part] == paths
+    assert max(len(encode({"paths": part})) for part in parts) < MAX_LINE
+
+
+def test_whoever_knows_a_sum_cannot_try_passwords_by_the_million() -> None:
+    keys = {key_of(word, nonce) for word in ("one", "two", "\udcff") for nonce in ("a", "b")}
+    assert len(keys) == 6
+    begun = time.process_time()
+    for _ in range(3):
+        key_of("password", "nonce")
+    assert time.process_time() - begun > 3 * 0.005
