@@ -435,11 +435,13 @@ def loop_device(image: Path, stack: contextlib.ExitStack) -> str:
     """A loop device (loop(4)) with that content; its nodes are made where a container has none."""
     control = "/dev/loop-control"
     _node(control, 0o020600, os.makedev(10, 237), stack)
-    with open(control) as file:
-        number = fcntl.ioctl(file, LOOP_CTL_GET_FREE)
-    device = f"/dev/loop{number}"
-    _node(device, 0o060600, os.makedev(7, number), stack)
-    subprocess.run(["losetup", device, str(image)], check=True)
+    for last in (False,) * 9 + (True,):
+        with open(control) as file:
+            number = fcntl.ioctl(file, LOOP_CTL_GET_FREE)
+        device = f"/dev/loop{number}"
+        _node(device, 0o060600, os.makedev(7, number), stack)
+        if not subprocess.run(["losetup", device, str(image)], check=last).returncode:
+            break  # otherwise somebody else has taken it meanwhile
     stack.callback(subprocess.run, ["losetup", "--detach", device], check=True)
     return device
 
