@@ -170,6 +170,16 @@ def test_another_schedule_counts_from_when_it_was_applied() -> None:
     assert host.missed == [*hours(1), START + 5400, START + 9000]
 
 
+def test_what_is_due_while_the_timers_start_is_not_missed() -> None:
+    for early, missed in ((3, []), (60, hours(1)[:1])):
+        host = Host()
+        host.wall = host.applied = hours(1)[0] - float(early)
+        host.wall += early + 2
+        host.steady += early + 2
+        host.wait(HOUR - 600)
+        assert host.missed == missed
+
+
 def test_a_restart_of_the_watch_forgets_nothing_that_matters() -> None:
     host = Host()
     host.wait(HOUR + 300)

@@ -15,6 +15,7 @@ from capkeep.records.model import Outcome, Run
 LEFT_OUT: Final = "skip-"  # before a kind: the action of a run that was left out on purpose
 _TOLERANCE: Final = 60.0  # seconds that two clocks may differ between two looks
 _EARLY: Final = 1.0  # a timer is not late by this, nor early
+_STARTING: Final = 30.0  # seconds from a plan's being written until its timers run
 
 
 class Moment(NamedTuple):
@@ -64,8 +65,8 @@ def look(
 ) -> tuple[Watched, tuple[int, ...]]:
     """What to remember, and the times that are missed as of now, each told once.
 
-    `applied` is when the plan was written, in seconds since 1970: nothing was due before, unless
-    the schedule is an older one. `runs` are the latest ones of the kind.
+    `applied` is when the plan was written, in seconds since 1970: nothing was due before its timers
+    ran, unless the schedule is an older one. `runs` are the latest ones of the kind.
     """
     watched = _begin(calendar, before, applied, now)
     parsed = tuple(map(calendars.parse, calendar))
@@ -102,7 +103,7 @@ def overdue(
     if now.steady - since < patience:
         return None  # the watch has looked, or has not had its time yet
     due = calendars.latest(tuple(map(calendars.parse, calendar)), now.wall - patience)
-    if due is None or due <= applied or any(_covers(run, due) for run in runs):
+    if due is None or due <= applied + _STARTING or any(_covers(run, due) for run in runs):
         return None
     return due
 
@@ -113,7 +114,7 @@ def _begin(
     """What was remembered, as far as it holds for this schedule and this clock."""
     if before is None or before.calendar != calendar:
         waiting = before.waiting if before else ()
-        return Watched(calendar, min(applied, now.wall), waiting, now)
+        return Watched(calendar, min(applied + _STARTING, now.wall), waiting, now)
     if before.settled > now.wall + _TOLERANCE:
         return before._replace(settled=now.wall, waiting=())  # the clock was set back
     return before
