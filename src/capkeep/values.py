@@ -148,6 +148,26 @@ def parse_cpu(text: str) -> int:
     return int(digits)
 
 
+# -- retention
+
+
+class Keep(NamedTuple):
+    """Which of a job's snapshots stay: 0 and () where a rule is not given."""
+
+    last: int = 0
+    hourly: int = 0  # the newest of each of so many hours that have one
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within_seconds: int = 0  # all that are not this much older than the newest
+    tags: tuple[str, ...] = ()  # all with one of these
+
+    def chooses(self) -> bool:
+        """Whether there is any rule."""
+        return any(self)
+
+
 # -- secrets
 
 

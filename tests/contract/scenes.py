@@ -17,6 +17,7 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 from capkeep.engines.base import Call
 from capkeep.plan.model import Plan, Resources, Retention, RoomKind
 from capkeep.rooms.protocol import Message
+from capkeep.values import Keep
 from tests.contract import tree
 from tests.contract.stand import PACE, SECONDS, Asked, Heard, Stand
 from tests.contract.tree import Kept
@@ -252,7 +253,7 @@ class Scenes:
     def _retention(
         self, scene: str, complete: list[object], last: int, *, dry_run: bool = False
     ) -> Heard:
-        plan = self.stand.with_job(scene, retention=Retention(last=last, trust_clock=True))
+        plan = self.stand.with_job(scene, retention=Retention(Keep(last=last), trust_clock=True))
         return self.stand.ask(
             KEEPER, scene, "upkeep", plan, job=scene, parts=["retention"], complete=complete,
             dry_run=dry_run,

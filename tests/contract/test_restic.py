@@ -19,7 +19,7 @@ import pytest
 from capkeep.engines.base import Cause, Command, Diagnosis, Event, Key, LineReader, Seen, Unreadable
 from capkeep.engines.retention import decide, held
 from capkeep.errors import Failure
-from capkeep.plan.model import Retention
+from capkeep.values import Keep
 from tests.contract.conftest import RESTIC, UID, Done, Lab, finish, until
 from tests.contract.differences import able
 
@@ -31,14 +31,14 @@ TIMES = (
     "2026-03-01 07:00:00", "2026-03-02 12:00:00",
 )  # fmt: skip
 RULES = {
-    "--keep-last=3": Retention(last=3),
-    "--keep-hourly=4": Retention(hourly=4),
-    "--keep-daily=3": Retention(daily=3),
-    "--keep-weekly=2": Retention(weekly=2),
-    "--keep-monthly=3": Retention(monthly=3),
-    "--keep-yearly=2": Retention(yearly=2),
-    "--keep-within=36h": Retention(within_seconds=36 * 3600),
-    "--keep-last=1 --keep-daily=2 --keep-yearly=3": Retention(last=1, daily=2, yearly=3),
+    "--keep-last=3": Keep(last=3),
+    "--keep-hourly=4": Keep(hourly=4),
+    "--keep-daily=3": Keep(daily=3),
+    "--keep-weekly=2": Keep(weekly=2),
+    "--keep-monthly=3": Keep(monthly=3),
+    "--keep-yearly=2": Keep(yearly=2),
+    "--keep-within=36h": Keep(within_seconds=36 * 3600),
+    "--keep-last=1 --keep-daily=2 --keep-yearly=3": Keep(last=1, daily=2, yearly=3),
 }
 
 

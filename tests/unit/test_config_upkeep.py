@@ -38,13 +38,13 @@ prune = false
     assert (first.check.after_backup, first.check.schedule) == (True, ())
     assert first.check.read_data == ReadData(rotate_seconds=30 * 86400)
     assert first.retention is not None
-    assert (first.retention.daily, first.retention.within_seconds) == (7, 2 * 86400)
+    assert (first.retention.keep.daily, first.retention.keep.within_seconds) == (7, 2 * 86400)
     assert first.retention.prune
     assert second.check is not None
     assert (second.check.after_backup, second.check.schedule) == (False, ("Sun 04:00",))
     assert second.retention is not None
-    assert (second.retention.last, second.retention.daily) == (3, 0)
-    assert second.retention.tags == ("before-upgrade",)
+    assert (second.retention.keep.last, second.retention.keep.daily) == (3, 0)
+    assert second.retention.keep.tags == ("before-upgrade",)
     assert not second.retention.prune
     shown = as_toml(etc.load())
     assert 'check.read-data = "rotate 30d"' in shown

@@ -9,6 +9,7 @@ from capkeep.engines.restic import ENGINE
 from capkeep.plan.model import Copy, Job
 from capkeep.plan.timetable import timetables
 from capkeep.rooms.copier import mark, snapshots_of, wanted_of
+from capkeep.values import Keep
 from tests.unit.test_config_load import Etc
 
 TABLES = """
@@ -41,7 +42,7 @@ def test_the_table_of_a_job(etc: Etc) -> None:
     found = config.jobs[0].copies
     assert found is not None
     assert (found.origin, found.targets, found.after_backup) == ("r", ("away",), False)
-    assert (found.last, found.schedule) == (3, ("Sun 06:00",))
+    assert (found.keep.last, found.schedule) == (3, ("Sun 06:00",))
 
 
 MISTAKES = {
@@ -89,8 +90,8 @@ def test_copies_have_times_of_their_own() -> None:
     (table,) = timetables(job)
     assert (table.kind, table.unit) == ("copy", "copy-a")
     assert table.request == {"action": "copy", "jobs": ["a"]}
-    assert not copies.chooses
-    assert copies._replace(tags=("x",)).chooses
+    assert not copies.keep.chooses()
+    assert Keep(tags=("x",)).chooses()
 
 
 def snapshot(number: int, *tags: str, host: str = "h", paths: tuple[str, ...] = ()) -> Snapshot:
@@ -107,11 +108,11 @@ def test_which_snapshots_are_wanted() -> None:
     assert sorted(len(group) for group in groups) == [1, 2, 3]
     every = Copy("disk", ("away",))
     assert set(wanted_of(groups, every, frozenset())) == {*own, *streamed}
-    newest = wanted_of(groups, every._replace(last=1), frozenset(s.id for s in own))
+    newest = wanted_of(groups, every._replace(keep=Keep(last=1)), frozenset(s.id for s in own))
     assert {s.id for s in newest} == {own[2].id, streamed[1].id, streamed[2].id}
     # As with retention a partial one does not stand for a day that has a complete one.
     known = frozenset(s.id for s in own[:2])
-    assert own[1] in wanted_of(groups, every._replace(last=1), known)
+    assert own[1] in wanted_of(groups, every._replace(keep=Keep(last=1)), known)
 
 
 def test_one_that_claims_to_be_a_copy_of_another_is_none() -> None:

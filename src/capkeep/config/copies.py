@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from capkeep.config.mistakes import Collector
 from capkeep.config.model import CopiesConfig, RepositoryConfig
 from capkeep.config.names import check_names
-from capkeep.config.upkeep import Table, check_tags, check_times, never
+from capkeep.config.upkeep import Table, occasions, rules
 from capkeep.engines import ENGINES
-from capkeep.values import format_duration
 
 Repositories = Mapping[str, RepositoryConfig | None]
 
@@ -21,22 +20,12 @@ def copies_table(
         return None
     origin = _origin(table, collector)
     _targets(table, origin, collector, repositories, all_read=all_read)
-    check_tags(table, "copies", model.keep_tags, collector)
-    schedule = check_times(table, "copies", model.schedule, collector)
-    after = not schedule if model.after_backup is None else model.after_backup
-    if not after and not schedule:
-        never(table, "copies", "then nothing is ever copied", "Sun 06:00", collector)
-    if model.keep_within and model.keep_within < 3600:
-        collector.mistake(
-            table.at("copies", "keep-within"),
-            f"{format_duration(model.keep_within)} is less than any backup takes", 'write "14d"',
-        )  # fmt: skip
+    keep = rules(table, "copies", model, collector)
+    never = ("then nothing is ever copied", "Sun 06:00")
+    after, schedule = occasions(table, "copies", model, never, collector)
     return CopiesConfig(
-        origin=origin, targets=tuple(model.into), after_backup=after, schedule=schedule,
-        last=model.keep_last, hourly=model.keep_hourly, daily=model.keep_daily,
-        weekly=model.keep_weekly, monthly=model.keep_monthly, yearly=model.keep_yearly,
-        within_seconds=model.keep_within, tags=tuple(model.keep_tags),
-    )  # fmt: skip
+        origin=origin, targets=tuple(model.into), keep=keep, after_backup=after, schedule=schedule
+    )
 
 
 def _origin(table: Table, collector: Collector) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from capkeep.config.mistakes import Mistake, Place
 from capkeep.config.read_data import ReadData
-from capkeep.values import Glob, Location, SecretSource
+from capkeep.values import Glob, Keep, Location, SecretSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +101,9 @@ class CheckConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
-    """Which of a job's snapshots stay, and when the others go. Counts are 0 where not given."""
+    """Which of a job's snapshots stay, and when the others go."""
 
-    last: int
-    hourly: int
-    daily: int
-    weekly: int
-    monthly: int
-    yearly: int
-    within_seconds: int
-    tags: tuple[str, ...]
+    keep: Keep
     prune: bool
     after_backup: bool
     schedule: tuple[str, ...]
@@ -141,14 +134,7 @@ class CopiesConfig:
     targets: tuple[str, ...]
     after_backup: bool
     schedule: tuple[str, ...]
-    last: int  # counts are 0 where not given
-    hourly: int
-    daily: int
-    weekly: int
-    monthly: int
-    yearly: int
-    within_seconds: int
-    tags: tuple[str, ...]
+    keep: Keep  # all are where it chooses none
 
 
 @dataclass(frozen=True, kw_only=True)

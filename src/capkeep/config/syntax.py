@@ -297,8 +297,8 @@ class Check(Table):
     )
 
 
-class Retention(Table):
-    """Which of a job's snapshots stay; without a keep-… all do."""
+class Keep(Table):
+    """Which snapshots are chosen, by rules."""
 
     keep_last: int = Field(default=0, ge=0, description="The newest")
     keep_hourly: int = Field(default=0, ge=0, description="The newest of each of so many hours")
@@ -310,6 +310,11 @@ class Retention(Table):
         default=0, description="All that are not this much older than the newest"
     )
     keep_tags: list[str] = Field(default_factory=list, description="All with one of these tags")
+
+
+class Retention(Keep):
+    """Which of a job's snapshots stay; without a keep-… all do."""
+
     prune: bool = Field(default=True, description="Remove data that no snapshot needs any more")
     after_backup: bool | None = Field(
         default=None, description="After each complete backup; unless set: if there is no schedule"
@@ -356,7 +361,7 @@ class Drill(Table):
     )
 
 
-class Copies(Table):
+class Copies(Keep):
     """Into which further repositories a job's snapshots are copied; without a keep-… all are."""
 
     repository: str = Field(
@@ -371,16 +376,6 @@ class Copies(Table):
     schedule: list[str] = Field(
         default_factory=list, description="When: calendar expressions of systemd.time(7)"
     )
-    keep_last: int = Field(default=0, ge=0, description="The newest")
-    keep_hourly: int = Field(default=0, ge=0, description="The newest of each of so many hours")
-    keep_daily: int = Field(default=0, ge=0, description="… of so many days")
-    keep_weekly: int = Field(default=0, ge=0, description="… of so many weeks")
-    keep_monthly: int = Field(default=0, ge=0, description="… of so many months")
-    keep_yearly: int = Field(default=0, ge=0, description="… of so many years")
-    keep_within: DurationText = Field(
-        default=0, description="All that are not this much older than the newest"
-    )
-    keep_tags: list[str] = Field(default_factory=list, description="All with one of these tags")
 
 
 class JobDefaults(Table):

@@ -1,18 +1,14 @@
 """A job's tables `check` and `retention`, checked."""
 
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 from capkeep.config import syntax
 from capkeep.config.mistakes import Collector, Place
 from capkeep.config.model import CheckConfig, RetentionConfig
 from capkeep.config.schedules import check_calendar
-from capkeep.values import ValueMistake, format_duration
+from capkeep.values import Keep, ValueMistake, format_duration
 
-KEEP: Final = (
-    "keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly",
-    "keep_within", "keep_tags",
-)  # fmt: skip
+HOUR: Final = 3600  # seconds
 OWN_TAG: Final = "capkeep:"  # what capkeep's own tags begin with
 
 
@@ -37,10 +33,8 @@ def check_table(table: Table, collector: Collector) -> CheckConfig | None:
     model = table.model.check
     if model is None:
         return None
-    schedule = check_times(table, "check", model.schedule, collector)
-    after = not schedule if model.after_backup is None else model.after_backup
-    if not after and not schedule:
-        never(table, "check", "then nothing ever checks", "Sun 04:00", collector)
+    never = ("then nothing ever checks", "Sun 04:00")
+    after, schedule = occasions(table, "check", model, never, collector)
     return CheckConfig(after_backup=after, schedule=schedule, read_data=model.read_data)
 
 
@@ -49,39 +43,39 @@ def retention_table(table: Table, collector: Collector) -> RetentionConfig | Non
     model = table.model.retention
     if model is None:
         return None
-    if not any(getattr(model, field) for field in KEEP):
+    keep = rules(table, "retention", model, collector)
+    if not keep.chooses():
         collector.mistake(
             table.at("retention"), "it does not say what to keep",
             "write keep-daily = 14 (or keep-last, keep-weekly, keep-monthly, keep-within, …), or take"
             " the table away to keep everything",
         )  # fmt: skip
-    check_tags(table, "retention", model.keep_tags, collector)
-    schedule = check_times(table, "retention", model.schedule, collector)
-    after = not schedule if model.after_backup is None else model.after_backup
-    if not after and not schedule:
-        never(table, "retention", "then nothing is ever removed", "Sun 05:00", collector)
-    newest = model.keep_within
-    if newest and newest < 3600:
-        collector.mistake(
-            table.at("retention", "keep-within"),
-            f"{format_duration(newest)} is less than any backup takes", 'write "14d"',
-        )  # fmt: skip
+    never = ("then nothing is ever removed", "Sun 05:00")
+    after, schedule = occasions(table, "retention", model, never, collector)
     return RetentionConfig(
-        last=model.keep_last, hourly=model.keep_hourly, daily=model.keep_daily,
-        weekly=model.keep_weekly, monthly=model.keep_monthly, yearly=model.keep_yearly,
-        within_seconds=model.keep_within, tags=tuple(model.keep_tags), prune=model.prune,
-        after_backup=after, schedule=schedule, trust_clock=model.trust_clock,
+        keep=keep, prune=model.prune, after_backup=after, schedule=schedule,
+        trust_clock=model.trust_clock,
     )  # fmt: skip
 
 
-def check_tags(table: Table, key: str, tags: Sequence[str], collector: Collector) -> None:
-    """A mistake for each tag by which nothing can be kept."""
-    for i, tag in enumerate(tags):
+def rules(table: Table, key: str, model: syntax.Keep, collector: Collector) -> Keep:
+    """The table's keep-…; a mistake for each by which nothing can be kept."""
+    for i, tag in enumerate(model.keep_tags):
         if not tag.strip() or "," in tag or tag.startswith(OWN_TAG):
             collector.mistake(
                 table.at(key, "keep-tags", i), f"{tag!r} is no tag of yours",
                 "write one tag an element",
             )  # fmt: skip
+    if model.keep_within and model.keep_within < HOUR:
+        collector.mistake(
+            table.at(key, "keep-within"),
+            f"{format_duration(model.keep_within)} is less than any backup takes", 'write "14d"',
+        )  # fmt: skip
+    return Keep(
+        last=model.keep_last, hourly=model.keep_hourly, daily=model.keep_daily,
+        weekly=model.keep_weekly, monthly=model.keep_monthly, yearly=model.keep_yearly,
+        within_seconds=model.keep_within, tags=tuple(model.keep_tags),
+    )  # fmt: skip
 
 
 def own_tags(table: Table, collector: Collector) -> None:
@@ -94,19 +88,31 @@ def own_tags(table: Table, collector: Collector) -> None:
             )  # fmt: skip
 
 
-def never(table: Table, key: str, problem: str, example: str, collector: Collector) -> None:
-    """A mistake: what the table says never happens."""
-    hint = f'write schedule = ["{example}"], or take the table away'
-    collector.mistake(table.at(key, "after-backup"), problem, hint)
+class Timed(Protocol):
+    """What a table says of when it happens."""
+
+    @property
+    def after_backup(self) -> bool | None:
+        """After each complete backup; None where it is not said."""
+
+    @property
+    def schedule(self) -> list[str]:
+        """At times of its own."""
 
 
-def check_times(
-    table: Table, key: str, written: Sequence[str], collector: Collector
-) -> tuple[str, ...]:
-    """The table's schedule; a mistake for each time that is none."""
-    for i, text in enumerate(written):
+def occasions(
+    table: Table, key: str, model: Timed, never: tuple[str, str], collector: Collector
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether after each backup, and the times. `never` has the words and a time for who says neither."""
+    for i, text in enumerate(model.schedule):
         try:
             check_calendar(text)
         except ValueMistake as mistake:
             collector.mistake(table.at(key, "schedule", i), mistake.problem, mistake.hint)
-    return tuple(written)
+    schedule = tuple(model.schedule)
+    after = not schedule if model.after_backup is None else model.after_backup
+    if not after and not schedule:
+        problem, example = never
+        hint = f'write schedule = ["{example}"], or take the table away'
+        collector.mistake(table.at(key, "after-backup"), problem, hint)
+    return after, schedule

@@ -12,48 +12,13 @@ so many hours, days, … that have one. Beyond that:
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from capkeep.engines.base import Snapshot
+from capkeep.values import Keep
 
 SHORT: Final = 8  # characters of an id as people see it
 AHEAD_SECONDS: Final = 600  # a snapshot may be so much newer than now: other hosts, other clocks
-
-
-class Retention(Protocol):
-    """Which snapshots stay, 0 and () where a rule is not given; a plan's is one."""
-
-    @property
-    def last(self) -> int:
-        """The newest."""
-
-    @property
-    def hourly(self) -> int:
-        """The newest of each of so many hours."""
-
-    @property
-    def daily(self) -> int:
-        """… of so many days."""
-
-    @property
-    def weekly(self) -> int:
-        """… of so many weeks."""
-
-    @property
-    def monthly(self) -> int:
-        """… of so many months."""
-
-    @property
-    def yearly(self) -> int:
-        """… of so many years."""
-
-    @property
-    def within_seconds(self) -> int:
-        """All that are not this much older than the newest."""
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """All with one of these."""
 
 
 class Held(NamedTuple):
@@ -90,7 +55,7 @@ def held(snapshots: Iterable[Snapshot], complete: frozenset[str]) -> tuple[Held,
     return tuple(sorted(found, key=lambda h: h.moment, reverse=True))
 
 
-def decide(snapshots: Sequence[Held], rules: Retention) -> tuple[Decision, ...]:
+def decide(snapshots: Sequence[Held], rules: Keep) -> tuple[Decision, ...]:
     """What becomes of each snapshot; newest first, as they come."""
     complete = [h for h in snapshots if h.complete]
     why: dict[str, list[str]] = {h.id: [] for h in snapshots}
@@ -132,7 +97,7 @@ _PERIODS: Final[tuple[tuple[str, str], ...]] = (
 )  # fmt: skip
 
 
-def _chosen(snapshots: Sequence[Held], rules: Retention) -> dict[str, list[str]]:
+def _chosen(snapshots: Sequence[Held], rules: Keep) -> dict[str, list[str]]:
     """Which stay among these (newest first), and by which rules."""
     found: dict[str, list[str]] = {}
 

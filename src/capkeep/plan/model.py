@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from capkeep.plan.places import Mode as Mode
 from capkeep.plan.places import Places as Places
+from capkeep.values import Keep
 from capkeep.values import SecretSource as SecretSource
 
 PLAN_VERSION = 1
@@ -283,16 +284,9 @@ class Drill(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """Which of a job's snapshots stay: 0 and () where a rule is not given."""
+    """Which of a job's snapshots stay, and when the others go."""
 
-    last: int = 0
-    hourly: int = 0
-    daily: int = 0
-    weekly: int = 0
-    monthly: int = 0
-    yearly: int = 0
-    within_seconds: int = 0
-    tags: tuple[str, ...] = ()
+    keep: Keep
     prune: bool = True
     after_backup: bool = True
     schedule: tuple[str, ...] = ()  # calendar expressions (systemd.time(7))
@@ -304,22 +298,9 @@ class Copy(NamedTuple):
 
     origin: str
     targets: tuple[str, ...]
+    keep: Keep = Keep()  # those are copied that such rules would keep; all without any
     after_backup: bool = True
     schedule: tuple[str, ...] = ()  # calendar expressions (systemd.time(7))
-    # Which are copied: those that such rules would keep; all without any.
-    last: int = 0
-    hourly: int = 0
-    daily: int = 0
-    weekly: int = 0
-    monthly: int = 0
-    yearly: int = 0
-    within_seconds: int = 0
-    tags: tuple[str, ...] = ()
-
-    @property
-    def chooses(self) -> bool:
-        """Whether there are any rules."""
-        return any((*self[4:],))
 
 
 def job_tag(job: str) -> str:

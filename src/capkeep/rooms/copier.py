@@ -151,9 +151,12 @@ def wanted_of(
     groups: tuple[tuple[Snapshot, ...], ...], settings: Copy, complete: frozenset[str]
 ) -> tuple[Snapshot, ...]:
     """Those that the rules would keep; all where there are none. Raises ValueError for odd times."""
-    if not settings.chooses:
+    if not settings.keep.chooses():
         return tuple(s for group in groups for s in group)
     kept = {
-        one.id for group in groups for one in decide(held(group, complete), settings) if one.keep
+        one.id
+        for group in groups
+        for one in decide(held(group, complete), settings.keep)
+        if one.keep
     }
     return tuple(s for group in groups for s in group if s.id in kept)

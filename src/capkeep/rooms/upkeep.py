@@ -368,7 +368,7 @@ class _Visit:
             self._complete,
         )
         groups = (own, *_streamed(listing, job))
-        decisions = tuple(one for group in groups for one in decide(group, rules))
+        decisions = tuple(one for group in groups for one in decide(group, rules.keep))
         if self._caller.engine.traits.oldest_go_first:
             decisions = oldest_first(decisions)
         for one in decisions:
