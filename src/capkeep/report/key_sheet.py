@@ -39,13 +39,20 @@ def as_json(sheet: Sheet) -> str:
 
 def as_text(sheet: Sheet) -> str:
     """For people, on paper too."""
-    repository = sheet.repository
-    lines = [
-        f"capkeep: what opens repository {repository.name} of {clean(sheet.hostname)}",
+    head = [
+        f"capkeep: what opens repository {sheet.repository.name} of {clean(sheet.hostname)}",
         time.strftime("written down %Y-%m-%d %H:%M UTC", time.gmtime()),
         "",
         "Whoever has this can read every file in the backup. Keep it away from the machine, and safe.",
         "",
+    ]
+    return "\n".join([*head, *body(sheet)]) + "\n"
+
+
+def body(sheet: Sheet) -> list[str]:
+    """What opens the repository, and how: the lines without a heading."""
+    repository = sheet.repository
+    lines = [
         f"engine     {clean(sheet.engine)} (any newer one reads it too)",
         f"location   {clean(repository.location)}",
         f"key        {clean(sheet.key)}",
@@ -53,7 +60,7 @@ def as_text(sheet: Sheet) -> str:
         *(f"{name:10} {clean(value)}" for name, value in _options(repository).items()),
     ]
     how = HOW.get(repository.engine, _nothing)
-    return "\n".join([*lines, *_log_in(sheet), *how(sheet)]) + "\n"
+    return [*lines, *_log_in(sheet), *how(sheet)]
 
 
 def _options(repository: Repository) -> dict[str, str]:

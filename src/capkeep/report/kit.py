@@ -142,7 +142,7 @@ def _instructions(kit: Kit) -> list[str]:
     ]
     for sheet in kit.sheets:
         lines += ["", f"Without capkeep, {sheet.repository.name}:", ""]
-        lines += [f"  {line}".rstrip() for line in key_sheet.as_text(sheet).splitlines()[5:]]
+        lines += [f"  {line}".rstrip() for line in "\n".join(key_sheet.body(sheet)).splitlines()]
     for repository in kit.mirrors:
         lines += [
             "", f"Without capkeep, {repository.name}:", "",

@@ -25,6 +25,7 @@ from capkeep.rooms.protocol import Message
 from capkeep.rooms.scripts import TOOLS, interpreter_of
 
 OnLine = Callable[[str, bytes], None]
+HOUR = 3600  # seconds
 VERSION_SECONDS = 30
 OUTPUT_LIMIT = 64 << 20  # bytes; restic's lists of snapshots and of a directory are one line
 LAST_WORDS = 4096  # bytes
@@ -227,6 +228,18 @@ def pass_on(room: EngineRoom, reader: LineReader) -> OnLine:
                 room.tell({"event": "message", "text": event.text})
 
     return take
+
+
+def make_unless_there(caller: Caller, make: Callable[[], object]) -> bool:
+    """Whether it was made; a repository that is there, and opens, is left alone. Raises StepError."""
+    try:
+        caller.output(caller.engine.snapshots(caller.call), HOUR)
+    except StepError as error:
+        if error.failure is not Failure.NO_REPOSITORY:
+            raise
+        make()
+        return True
+    return False
 
 
 def done(caller: Caller, text: str, summary: Message | None = None, **more: object) -> Message:

@@ -12,11 +12,10 @@ from capkeep.errors import Failure, StepError
 from capkeep.kernel import seccomp
 from capkeep.plan.model import Copy, Job, job_tag, stream_tag
 from capkeep.rooms.base import EngineRoom, option_list, serve
-from capkeep.rooms.calls import Caller, done
+from capkeep.rooms.calls import HOUR, Caller, done, make_unless_there
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message
 
-HOUR: Final = 3600
 WEEK: Final = 7 * 24 * HOUR
 AT_ONCE: Final = 1000  # snapshots that are named in one call of the engine
 TAIL: Final = 40
@@ -98,12 +97,8 @@ def init(room: EngineRoom, _request: Message) -> Message:
     caller = Caller(room)
     origin = _origin(caller)
     room.await_vault()
-    try:
-        caller.output(caller.engine.snapshots(caller.call), HOUR)
-    except StepError as error:
-        if error.failure is not Failure.NO_REPOSITORY:
-            raise
-        _carry_out(caller, caller.engine.init_alike(caller.call, origin))
+    alike = caller.engine.init_alike(caller.call, origin)
+    if make_unless_there(caller, lambda: _carry_out(caller, alike)):
         return done(caller, "the repository was made, to cut files as the one that it is a copy of")
     return done(caller, "the repository was there already")
 

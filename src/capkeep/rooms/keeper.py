@@ -6,16 +6,14 @@ Its wire alone may remove things from the repository.
 from typing import Final
 
 from capkeep.engines.base import Snapshot
-from capkeep.errors import Failure, StepError
 from capkeep.kernel import seccomp
 from capkeep.kernel.clock import is_kept_right
 from capkeep.rooms.base import EngineRoom, serve
-from capkeep.rooms.calls import Caller, done, pass_on
+from capkeep.rooms.calls import HOUR, Caller, done, make_unless_there, pass_on
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message
 from capkeep.rooms.upkeep import checked, damaged, read_data_of, upkeep
 
-HOUR: Final = 3600
 WEEK: Final = 7 * 24 * HOUR
 LONG: Final = 1 << 10  # characters of a snapshot's host, time and the like
 SHOWN: Final = 64 << 10  # characters of its paths, and of its tags; each may take six bytes to tell
@@ -56,16 +54,8 @@ def init(room: EngineRoom, _request: Message) -> Message:
     """Make the repository; one that is there already, and opens, is left alone."""
     caller = Caller(room)
     room.await_vault()
-    try:
-        caller.output(caller.engine.snapshots(caller.call), HOUR)
-    except StepError as error:
-        if error.failure is not Failure.NO_REPOSITORY:
-            raise
-        caller.output(caller.engine.init(caller.call), HOUR)
-        text = "the repository was made"
-    else:
-        text = "the repository was there already"
-    return done(caller, text)
+    new = make_unless_there(caller, lambda: caller.output(caller.engine.init(caller.call), HOUR))
+    return done(caller, "the repository was made" if new else "the repository was there already")
 
 
 def snapshots(room: EngineRoom, _request: Message) -> Message:
