@@ -30,7 +30,8 @@ ALONE = ("setuid-program", "capable-program", "fill-disk", "silence-the-vault")
 DISK = 24 << 20  # bytes of the disk that is filled; the room must leave half of it free
 CONTROLS = ("without", "root", "today")
 ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "notifier", "dumper", "hook",
-         "prover", "copier", "user")  # fmt: skip
+         "prover", "copier", "giver", "user")  # fmt: skip
+RUN_AS = {"without": "reader", "giver": "viewer"}  # columns that have no user of their own
 LENT = {"dumper": "games", "hook": "daemon"}  # whom the configuration names; ours have no names
 
 
@@ -163,6 +164,9 @@ include = ["{self.base}/source", "/etc"]
 [notify.webhook]
 url = "http://localhost:1/"
 
+[host]
+members-restore = true
+
 [limits]
 memory = "{LIMITS["memory"] >> 20}MiB"
 processes = {LIMITS["processes"]}
@@ -233,7 +237,7 @@ into = ["second"]
         return results
 
     def _run_part(self, column: str, names: tuple[str, ...]) -> Results:
-        uid = 0 if column == "root" else UIDS["reader" if column == "without" else column]
+        uid = 0 if column == "root" else UIDS[RUN_AS.get(column, column)]
         world = self.world
         targets = world.prepare(uid) | {
             "only": " ".join(names),
@@ -333,6 +337,7 @@ into = ["second"]
             "hook": {"action": "run", "options": {"moment": "before", "job": "everything"}},
             "prover": {"action": "drill", "options": {"job": "everything", "snapshot": "latest"}},
             "viewer": {"action": "ls", "options": {"snapshot": "latest"}},
+            "giver": {"action": "ls", "options": {"snapshot": "latest", "path": "/etc"}},
             "restorer": {"action": "restore", "options": {"snapshot": "latest", "target": f"{self.base}/restored"}},
         }  # fmt: skip
         if column == "restorer":
