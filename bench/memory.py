@@ -60,11 +60,11 @@ def peak_kib(pid: int) -> tuple[str, int]:
     return name, int(lines[0].split()[1]) if lines else 0
 
 
-def peaks(host: Installed, count: int) -> dict[str, int]:
-    """Back up once and watch: KiB by name."""
+def watched(host: Installed, verb: str) -> dict[str, int]:
+    """Have this done once for the job, and watch: KiB by name. Raises RuntimeError where it fails."""
     assert host.doors is not None, "the doors are open"
     found: dict[str, int] = {}
-    argv = [CAPKEEP, "--prefix", host.place, "run", "bench"]
+    argv = [CAPKEEP, "--prefix", host.place, verb, "bench"]
     with subprocess.Popen(argv, env=QUIET, stdout=subprocess.DEVNULL) as client:
         while client.poll() is None:
             for pid in family({host.doors.pid, client.pid}):
@@ -73,7 +73,19 @@ def peaks(host: Installed, count: int) -> dict[str, int]:
                     found[name] = max(found.get(name, 0), kib)
             time.sleep(LOOK_SECONDS)
         if client.returncode != 0:
-            raise RuntimeError(f"the run ended with {client.returncode}")
+            raise RuntimeError(f"the {verb} ended with {client.returncode}")
+    return found
+
+
+def say_peaks(found: dict[str, int]) -> None:
+    """For people, the largest first."""
+    for name, kib in sorted(found.items(), key=lambda item: -item[1]):
+        say(f"{kib / 1024:8.1f} MiB  {name}")
+
+
+def peaks(host: Installed, count: int) -> dict[str, int]:
+    """Back up once and watch: KiB by name."""
+    found = watched(host, "run")
     said = subprocess.run(
         [CAPKEEP, "--prefix", host.place, "status", "--json"],
         env=QUIET,
@@ -99,8 +111,7 @@ def main() -> None:
             with installed(place / f"capkeep-{count}", source, restic) as host:
                 host.capkeep("init")
                 found[count] = peaks(host, count)
-            for name, kib in sorted(found[count].items(), key=lambda item: -item[1]):
-                say(f"{kib / 1024:8.1f} MiB  {name}")
+            say_peaks(found[count])
     result(
         peak_mib=max(found[large].values()) / 1024,
         small_peak_mib=max(found[SMALL].values()) / 1024,

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -17,10 +18,14 @@ from capkeep.host.subordinate import LOWEST, ids_of
 from capkeep.kernel.ownership import id_map
 from capkeep.plan.compile import configured
 from capkeep.plan.model import Drill, Job, Room
-from capkeep.records.drills import MONTH, made, proven
+from capkeep.records.drills import MONTH, Earlier, Proven, made, proven
 from capkeep.records.model import Outcome, Run, Step
 from capkeep.records.store import Recorder
 from capkeep.records.upkeep import is_suspect
+from capkeep.report.drill import plain_proven, proven_lines
+from capkeep.report.metrics import Numbers, render
+from capkeep.report.status import Overview
+from capkeep.report.style import Style
 from capkeep.rooms.choice import Choice
 from capkeep.rooms.protocol import Message
 from capkeep.rooms.sampling import Sample, batches, weight
@@ -316,6 +321,85 @@ def test_what_drills_have_shown(tmp_path: Path) -> None:
         assert not found.passed
         assert found.last_passed is not None
         assert now - found.last_passed < MONTH
+
+
+def restored(
+    record: Recorder, now: float, days: float, facts: Message, *, passed: bool = True
+) -> None:
+    """A drill of so many days ago."""
+    started = now - days * DAY
+    run = record.begin_run(Run(id=f"r{days}", job="job", started=started, action="drill"))
+    step = record.begin_step(run, "drill", "repo")
+    record.add_detail(step, facts)
+    outcome = Outcome.COMPLETE if passed else Outcome.FAILED
+    record.end_step(step._replace(ended=started, outcome=outcome))
+    record.end_run(run._replace(outcome=outcome, exit_code=0))
+
+
+def test_the_last_drill_is_compared_with_those_of_a_year_before(tmp_path: Path) -> None:
+    now = time.time()
+    mib = 1 << 20
+
+    def known() -> Proven:
+        (path,) = tmp_path.glob("*.db")
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute(
+                "UPDATE step SET started = (SELECT started FROM run WHERE number = step.run)"
+            )
+        (found,) = proven(record, now)
+        return found
+
+    def shown() -> str:
+        return "\n".join(proven_lines((known(),), Style(colour=False), now))
+
+    with Recorder(str(tmp_path)) as record:
+        restored(record, now, 400, {"bytes": 900 * mib, "restore_seconds": 1})
+        restored(record, now, 300, {"bytes": 10 * mib, "restore_seconds": 1})
+        restored(record, now, 200, {"bytes": 900 * mib, "restore_seconds": 1}, passed=False)
+        odd: tuple[Message, ...] = (
+            {"bytes": 0, "restore_seconds": 2}, {"bytes": 10 * mib},
+            {"bytes": 10 * mib, "restore_seconds": 0}, {"bytes": mib, "restore_seconds": 5e-324},
+            {"bytes": "many", "restore_seconds": -1}, {"bytes": -5, "restore_seconds": 1},
+        )  # fmt: skip
+        for number, facts in enumerate(odd):
+            restored(record, now, 190 - number, facts)
+        restored(record, now, 30, {"bytes": 90 * mib, "restore_seconds": 3})
+        restored(record, now, 20, {"bytes": 340 * mib, "restore_seconds": 10})
+        found = known()
+        assert (found.seconds, found.bytes) == (10, 340 * mib)
+        assert found.bytes_per_second == 34 * mib
+        assert found.earlier is None, (
+            "two are too few: neither a year ago, nor failed, nor odd ones"
+        )
+        assert "restored in 10 s;" in shown()
+        assert plain_proven(found)["earlier"] is None
+
+        restored(record, now, 10, {"bytes": 34 * mib, "restore_seconds": 12})
+        found = known()
+        assert found.earlier == Earlier(3, 3, 30 * mib), "10, 30 and 34 MiB/s"
+        text = "restored in 12 s at 2.8 MiB/s (median of 3 before: 30.0 MiB/s);"
+        assert text in shown()
+        assert plain_proven(found)["earlier"] == {
+            "drills": 3, "median_seconds": 3, "median_bytes_per_second": 30 * mib,
+        }  # fmt: skip
+        json.dumps(plain_proven(found), allow_nan=False)
+        assert Overview((), (), now, proven=(found,)).exit_code() == 0, "a slow one has not failed"
+
+        series = render(
+            Numbers(jobs=(), statuses={}, steps={}, found={}, checks=(), channels=(),
+                    undelivered=(), now=now, version="1", proven=(found,))
+        )  # fmt: skip
+        labels = '{backup_job="job",repository="repo"}'
+        assert f"capkeep_drill_restore_bytes{labels} {34 * mib}\n" in series
+        assert f"capkeep_drill_restore_seconds{labels} 12\n" in series
+
+        restored(record, now, 5, {"bytes": 0, "restore_seconds": 1})
+        assert "restored in 1.0 s;" in shown(), "nothing to compare"
+        restored(record, now, 4, {"bytes": 9, "restore_seconds": 1}, passed=False)
+        found = known()
+        assert found.bytes_per_second is None, "of one that failed, not all bytes are known"
+        assert found.earlier == Earlier(4, 6.5, 20 * mib), "the mean of 3 and 10, of 10 and 30"
+        assert "restored in" not in shown()
 
 
 MISTAKES = """

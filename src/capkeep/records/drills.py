@@ -9,6 +9,8 @@ from capkeep.records.queries import Records
 MONTH: Final = 30 * 24 * 3600
 YEAR: Final = 365 * 24 * 3600
 CHOICE: Final = 1000  # snapshots from which an old one is chosen
+COMPARABLE: Final = 3  # drills without which the last one is compared with nothing
+SHORTEST: Final = 0.001  # seconds; what took less says nothing of how fast it was
 
 
 class Made(NamedTuple):
@@ -27,6 +29,14 @@ class Coverage(NamedTuple):
     share: float  # of the files that the last snapshot held; some may have been restored twice
 
 
+class Earlier(NamedTuple):
+    """How fast those before the last one restored, of those that passed within a year: medians."""
+
+    drills: int
+    seconds: float
+    bytes_per_second: float
+
+
 class Proven(NamedTuple):
     """What is known of a job's drills in one repository."""
 
@@ -40,6 +50,9 @@ class Proven(NamedTuple):
     month: Coverage
     year: Coverage
     unproven: tuple[str, ...] = ()  # dumps of which the last one could say nothing, and why
+    bytes: int | None = None  # that the last one restored, and found as in the snapshot
+    bytes_per_second: float | None = None  # None too if it did not pass, or restored nothing
+    earlier: Earlier | None = None  # None if too few can be compared
 
 
 def made(records: Records, job: str, repository: str) -> tuple[Made, ...]:
@@ -96,11 +109,39 @@ def _proven(
 ) -> Proven:
     started, passed, text, facts = rows[-1]
     good = [row[0] for row in rows if row[1]]
+    size = _number(facts.get("bytes"))
     return Proven(
         job, repository, started, passed, text, _number(facts.get("restore_seconds")),
         good[-1] if good else None, _coverage(rows, now - MONTH), _coverage(rows, now - YEAR),
-        _unproven(facts),
+        _unproven(facts), None if size is None else int(size), _rate(facts) if passed else None,
+        _earlier(rows[:-1], now - YEAR),
     )  # fmt: skip
+
+
+def _rate(facts: dict[str, object]) -> float | None:
+    """Bytes per second that the engine restored, which tells more than the time: samples differ in size."""
+    size, seconds = _number(facts.get("bytes")), _number(facts.get("restore_seconds"))
+    if size is None or size <= 0 or seconds is None or seconds < SHORTEST:
+        return None
+    return size / seconds
+
+
+def _earlier(
+    rows: list[tuple[float, bool, str, dict[str, object]]], since: float
+) -> Earlier | None:
+    told = [facts for started, passed, _, facts in rows if passed and started >= since]
+    rates = [(rate, facts) for facts in told if (rate := _rate(facts)) is not None]
+    if len(rates) < COMPARABLE:
+        return None
+    seconds = [_number(facts.get("restore_seconds")) or 0.0 for _, facts in rates]
+    return Earlier(len(rates), _median(seconds), _median([rate for rate, _ in rates]))
+
+
+def _median(values: list[float]) -> float:
+    """Without `statistics`, which `status` would load for this alone, with `decimal` and others."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return (ordered[half] + ordered[~half]) / 2
 
 
 def _unproven(facts: dict[str, object]) -> tuple[str, ...]:

@@ -223,6 +223,10 @@ def _drills(numbers: Numbers) -> Iterator[Family]:
         [p.seconds for p in found],
     )  # fmt: skip
     yield family(
+        "drill_restore_bytes", "Bytes that the last drill restored and found as in the snapshot.",
+        [p.bytes for p in found],
+    )  # fmt: skip
+    yield family(
         "drill_files", "Files that drills have proven in the last 30 days.",
         [p.month.files for p in found],
     )  # fmt: skip
