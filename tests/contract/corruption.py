@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 
 from capkeep.plan.model import RoomKind
 from tests.contract.declared import BORG, RDIFF, RESTIC
+from tests.contract.page import Page
 from tests.contract.stand import Stand, stand
 from tests.lab.host import run_here
 
-PAGE: Final = Path(__file__).parents[2] / "docs/reference/corruption.md"
+PAGE: Final = Page("corruption.md", "tests.contract.corruption")
 ENGINES: Final = (RESTIC[-2], BORG[-1], RDIFF[-1])
 SCENE: Final = "damage"
 MIB: Final = 1 << 20
@@ -157,9 +158,6 @@ def _comes_back(here: Stand) -> bool:
 
 # -- the page
 
-BEGIN: Final = "<!-- from here on: written by `python -m tests.contract.corruption` -->"
-END: Final = "<!-- up to here -->"
-
 
 def text(found: dict[str, dict[tuple[str, str], str]]) -> str:
     """All tables."""
@@ -178,10 +176,10 @@ def _table(name: str, found: dict[tuple[str, str], str]) -> Iterator[str]:
         yield f"| {kind.name} | {' | '.join(found[kind.name, d] for d in DAMAGES)} |"
 
 
-def told(page: str) -> dict[tuple[str, str, str], str]:
+def told() -> dict[tuple[str, str, str], str]:
     """What the page says, by engine, kind of file and damage."""
     found, name = {}, ""
-    for line in split(page)[1].splitlines():
+    for line in PAGE.split()[1].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("## "):
             name = line.removeprefix("## ")
@@ -190,17 +188,9 @@ def told(page: str) -> dict[tuple[str, str, str], str]:
     return found
 
 
-def split(page: str) -> tuple[str, str, str]:
-    """A page before, in and after the marks."""
-    before, _, rest = page.partition(f"{BEGIN}\n")
-    inside, _, after = rest.partition(f"\n{END}")
-    return f"{before}{BEGIN}\n", inside, f"\n{END}{after}"
-
-
 def main() -> int:
     """Write it into the page."""
-    before, _, after = split(PAGE.read_text())
-    PAGE.write_text(before + text({name: measure(name) for name in ENGINES}) + after)
+    PAGE.write(text({name: measure(name) for name in ENGINES}))
     return 0
 
 

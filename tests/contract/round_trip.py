@@ -65,10 +65,24 @@ def directory_times(scenes: Scenes) -> str:
     return _times(scenes.tree, stat.S_IFDIR)
 
 
+def _times_or_none(found: Tree, *kinds: int) -> str:
+    told = _times(found, *kinds)
+    return told if told in ("yes", "to the second") else "the restore's time"
+
+
 @behaviour(BACK, "a symbolic link's time", Differs(RDIFF, "the restore's time"))
 def link_times(scenes: Scenes) -> str:
-    found = _times(scenes.tree, stat.S_IFLNK)
-    return "the restore's time" if found not in ("yes", "to the second") else found
+    return _times_or_none(scenes.tree, stat.S_IFLNK)
+
+
+@behaviour(BACK, "a device's time", Differs(RDIFF, "the restore's time"))
+def device_times(scenes: Scenes) -> str:
+    return _times_or_none(scenes.tree, stat.S_IFCHR, stat.S_IFBLK)
+
+
+@behaviour(BACK, "a named pipe's time, to the nanosecond", Differs(RDIFF, "to the second"))
+def pipe_times(scenes: Scenes) -> str:
+    return _times(scenes.tree, stat.S_IFIFO)
 
 
 @behaviour(BACK, "a symbolic link's target and owner")
@@ -89,6 +103,11 @@ def access_lists(scenes: Scenes) -> str:
 @behaviour(BACK, "file capabilities")
 def capabilities(scenes: Scenes) -> str:
     return _compared(scenes.tree, _attributes("security.capability"))
+
+
+@behaviour(BACK, "`trusted.` attributes do not: only root sees them")
+def trusted_attributes(scenes: Scenes) -> str:
+    return yes(not scenes.tree.after[b"privileged"].xattrs, "they do")
 
 
 @behaviour(BACK, "hard links as one file")

@@ -164,9 +164,6 @@ class Scenes:
         stand = self.stand
         top = stand.source("tree")
         tree.make(top)
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(f"{top}/socket")
-        listening.close()
         for name in (
             "a.left-out", "sub/cache-a/in", "sub/exactly", "sub/exactly not", "st*r/in", "star/in",
             "b[1]", "b1",

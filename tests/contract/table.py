@@ -1,15 +1,13 @@
 """The contract as a table for people: `python -m tests.contract.table` writes it into the reference."""
 
 import sys
-from pathlib import Path
 from typing import Final
 
 from tests.contract.contract import CONTRACT
 from tests.contract.declared import BORG, CONTESTANTS, RDIFF, RESTIC, YES, Behaviour
+from tests.contract.page import Page
 
-PAGE: Final = Path(__file__).parents[2] / "docs/reference/engines.md"
-BEGIN: Final = "<!-- from here on: written by `python -m tests.contract.table` -->"
-END: Final = "<!-- up to here -->"
+PAGE: Final = Page("engines.md", "tests.contract.table")
 FAMILIES: Final = {"restic": RESTIC, "borg": BORG, "rdiff-backup": RDIFF}
 
 
@@ -18,7 +16,7 @@ def _versions(engines: tuple[str, ...]) -> str:
     return ", ".join(e.rpartition(" ")[2] for e in engines)
 
 
-def _cell(one: Behaviour, engines: tuple[str, ...]) -> str:
+def cell(one: Behaviour, engines: tuple[str, ...]) -> str:
     """What a family does; by version where its versions differ."""
     found: dict[str, list[str]] = {}
     for engine in engines:
@@ -42,24 +40,14 @@ def text() -> str:
         if one.group != group:
             group = one.group
             lines += ["", f"### {group}", "", f"| | {' | '.join(FAMILIES)} |", "|---|---|---|---|"]
-        cells = (_cell(one, engines) for engines in FAMILIES.values())
+        cells = (cell(one, engines) for engines in FAMILIES.values())
         lines.append(f"| {one.sentence} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def split(page: str) -> tuple[str, str, str]:
-    """A page before, in and after the marks. Raises ValueError if they are not there."""
-    before, found, rest = page.partition(f"{BEGIN}\n")
-    inside, ended, after = rest.partition(f"\n{END}")
-    if not found or not ended:
-        raise ValueError(f"{PAGE} has no place for the table")
-    return before + found, inside, ended + after
-
-
 def main() -> int:
     """Write it into the page."""
-    before, _, after = split(PAGE.read_text())
-    PAGE.write_text(before + text() + after)
+    PAGE.write(text())
     return 0
 
 

@@ -16,10 +16,15 @@ def acl(*entries: tuple[int, int, int]) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in entries)
 
 
-NOBODY_READS = acl(
-    (0x01, 6, 0xFFFFFFFF), (0x02, 4, 65534), (0x04, 4, 0xFFFFFFFF), (0x10, 4, 0xFFFFFFFF),
-    (0x20, 0, 0xFFFFFFFF),
-)  # fmt: skip
+def reads(uid: int) -> bytes:
+    """An ACL that lets one user more read."""
+    return acl(
+        (0x01, 6, 0xFFFFFFFF), (0x02, 4, uid), (0x04, 4, 0xFFFFFFFF), (0x10, 4, 0xFFFFFFFF),
+        (0x20, 0, 0xFFFFFFFF),
+    )  # fmt: skip
+
+
+NOBODY_READS, SOMEBODY_FAR_READS = reads(65534), reads(70000)
 
 
 class Kept(NamedTuple):
@@ -47,7 +52,7 @@ def make(top: Path) -> None:
         deep /= f"level-{number}"
         deep.mkdir()
     (deep / "bottom").write_text("here")
-    for number, path in enumerate(sorted([top, *top.rglob("*")], key=lambda p: -len(p.parts))):
+    for number, path in enumerate(sorted([top, *top.rglob("*")], key=lambda p: (-len(p.parts), p))):
         moment = 1_600_000_000_123_456_789 + number * 1_000_000_007
         os.utime(path, ns=(moment, moment), follow_symlinks=False)
 
@@ -64,6 +69,8 @@ def _files(top: Path) -> None:
         (path / "inside").write_text("x")
         os.chown(path, 70000, 4_000_000_000)
         path.chmod(mode)
+    (top / "far").write_text("x")
+    os.chown(top / "far", 70000, 4_000_000_000)
     (top / "empty").touch()
     with (top / "sparse").open("wb") as file:
         file.write(b"head")
@@ -80,6 +87,11 @@ def _files(top: Path) -> None:
     os.setxattr(top / "acl", "system.posix_acl_access", NOBODY_READS)
     (top / "acl-dir").mkdir()
     os.setxattr(top / "acl-dir", "system.posix_acl_default", NOBODY_READS)
+    (top / "acl-far").write_text("x")
+    os.setxattr(top / "acl-far", "system.posix_acl_access", SOMEBODY_FAR_READS)
+    os.setxattr(top / "sub", "user.note", b"of a directory")
+    (top / "privileged").write_text("x")
+    os.setxattr(top / "privileged", "trusted.note", b"x")
     (top / "ping").write_text("#!")
     (top / "ping").chmod(0o755)
     os.setxattr(top / "ping", "security.capability", CAPABILITY)
@@ -99,8 +111,12 @@ def _names(top: Path) -> None:
 def _specials(top: Path) -> None:
     (top / "link").symlink_to("first")
     (top / "dangling").symlink_to("/nowhere/at all")
-    os.lchown(top / "link", 777, 888)
+    (top / "owned").symlink_to("second")
+    for name in ("link", "owned"):
+        os.lchown(top / name, 777, 888)
     os.mkfifo(top / "fifo", 0o640)
+    os.mkfifo(top / "pipe", 0o600)
+    os.mknod(top / "socket", stat.S_IFSOCK | 0o755)
     os.mknod(top / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(top / "loop", stat.S_IFBLK | 0o660, os.makedev(7, 200))
 

@@ -1,15 +1,21 @@
 """What the reference says of engines is what the contract declares."""
 
+import pytest
+
 from capkeep.engines import MODULES
+from tests.contract import fidelity, table
 from tests.contract.contract import CONTRACT
 from tests.contract.declared import CONTESTANTS, YES
-from tests.contract.table import PAGE, split, text
+from tests.contract.page import Page
 from tools.engines import BORGS, ENGINES
 
 
-def test_the_reference_shows_the_contract() -> None:
-    _, inside, _ = split(PAGE.read_text())
-    assert inside == text(), "write it anew: python -m tests.contract.table"
+@pytest.mark.parametrize(
+    "page, text", [(table.PAGE, table.text()), (fidelity.PAGE, fidelity.text())]
+)
+def test_the_reference_shows_what_is_declared(page: Page, text: str) -> None:
+    _, inside, _ = page.split()
+    assert inside == text, f"write it anew: python -m {page.module}"
 
 
 def test_every_difference_is_of_an_engine_that_takes_part_and_said_once() -> None:
