@@ -17,7 +17,7 @@ from capkeep.rooms.base import EngineRoom
 from capkeep.rooms.choice import Choice
 from capkeep.rooms.manifest import CIRCLE, Summing, Turn
 from capkeep.rooms.protocol import Message
-from capkeep.rooms.sums import DRILL, MANIFEST, content_sum, key_of
+from capkeep.rooms.sums import DRILL, MANIFEST, content_sum, key_of, text_sum
 from capkeep.run import manifest as kept
 from capkeep.run.manifest import Manifest, Read, Shelf, asked, compared, parse
 
@@ -104,6 +104,8 @@ def test_only_files_that_have_not_changed_since_are_summed(
     manifest = parse(message, job(str(folder)))
     assert sorted(Path(path).name for path in manifest.files) == ["one", "two"]
     key = key_of("p", manifest.nonce, MANIFEST)
+    assert manifest.check == text_sum(MANIFEST, key)
+    assert manifest.check != text_sum(MANIFEST, key_of("other", manifest.nonce, MANIFEST))
     assert key != key_of("p", manifest.nonce, DRILL)
     with open(folder / "one", "rb") as file:
         right = content_sum(file.fileno(), key, lambda: None)
@@ -152,7 +154,7 @@ def test_one_that_is_never_read_to_its_end_is_passed_over(
 
 
 GOOD: Message = {
-    "event": "manifest", "nonce": "0" * 32, "begin": 1, "end": 2,
+    "event": "manifest", "nonce": "0" * 32, "check": SUM, "begin": 1, "end": 2,
     "files": [["/data/one", 3, 5, True, SUM]],
 }  # fmt: skip
 
@@ -160,7 +162,7 @@ GOOD: Message = {
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"nonce": "0" * 31}, {"nonce": None}, {"nonce": "Z" * 32}, {"begin": -1}, {"end": CIRCLE},
+        {"nonce": "0" * 31}, {"nonce": None}, {"nonce": "Z" * 32}, {"check": ""}, {"begin": -1}, {"end": CIRCLE},
         {"begin": True}, {"end": "2"}, {"files": None}, {"files": {}}, {"files": [[]]},
         {"files": [["/data/one", 3, 5, True, SUM]] * 201},
         *(
@@ -184,7 +186,7 @@ def test_a_reader_is_not_believed_everything(wrong: Message) -> None:
 
 
 def manifest(*names: str, end: int = 2) -> Manifest:
-    return Manifest("0" * 32, 1, end, {f"/data/{n}": Read(3, 5, True, SUM) for n in names})
+    return Manifest("0" * 32, SUM, 1, end, {f"/data/{n}": Read(3, 5, True, SUM) for n in names})
 
 
 def test_the_shelf_keeps_what_is_young_and_for_one_user(

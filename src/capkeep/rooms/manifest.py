@@ -1,8 +1,8 @@
 """What a reader reads beside its engine: keyed sums of a part of the files, for drills to come.
 
 A file that changes after its backup can never again be compared with what it was. So after each backup
-of a job with drills the reader sums some of the files that have not changed since before the engine
-began: what the engine has kept of them must be what is read now. The key comes from the repository's
+of a job with drills the reader sums some of the files that have not changed since a minute before the
+engine began: what the engine has kept of them must be what is read now. The key comes from the repository's
 password and a nonce of the reader's own (`rooms/sums.py`); the runner keeps the sums for drills
 (`run/manifest.py`).
 """
@@ -18,13 +18,15 @@ from typing import Final
 from capkeep.rooms.base import EngineRoom
 from capkeep.rooms.live import is_of
 from capkeep.rooms.protocol import Message, encode
-from capkeep.rooms.sums import MANIFEST, content_sum, key_of, latest_above, open_unled
+from capkeep.rooms.sums import MANIFEST, content_sum, key_of, latest_above, open_unled, text_sum
 
 FILES_MOST: Final = 200
 BYTES_MOST: Final = 64 << 20
 TEXT_MOST: Final = 256 << 10  # characters of the message
 SECONDS: Final = 5.0
-EARLIER: Final = 100_000_000  # ns; the clock of files ticks less often (ktime_get_coarse_real_ts64)
+# A page that is mapped and dirty is written to without a change of time, until it has been written out:
+# after 30 seconds at the latest, looked for every 5 (vm.dirty_expire_centisecs).
+SETTLED_SECONDS: Final = 60
 CIRCLE: Final = 1 << 64
 UNKNOWN: Final = "\ufffd"  # in a name that is not UTF-8, which no drill can ask for
 
@@ -72,6 +74,7 @@ class Summing:
         self._room, self._job = room, room.brief.job
         self._turn, self._before = turn, before
         self._nonce = os.urandom(16).hex()
+        self._check = ""
         self._done: list[tuple[int, Item | None]] = []
         self.over = False
 
@@ -81,6 +84,7 @@ class Summing:
         Raises ValueError where the engine has named what is no name.
         """
         key = key_of(dict(self._room.brief.secrets).get("password", ""), self._nonce, MANIFEST)
+        self._check = text_sum(MANIFEST, key)
         count, left, text = 0, BYTES_MOST, TEXT_MOST
         for place, path in self._turn.files():
             if self.over or count >= FILES_MOST:
@@ -144,7 +148,7 @@ class Summing:
         begin = self._turn.begin
         end = (done[-1][0] + 1) % CIRCLE if done else begin
         return {
-            "event": "manifest", "nonce": self._nonce, "begin": begin, "end": end,
+            "event": "manifest", "nonce": self._nonce, "check": self._check, "begin": begin, "end": end,
             "files": [list(item) for _, item in done if item],
         }  # fmt: skip
 
@@ -160,7 +164,7 @@ def tell_manifest(room: EngineRoom, turn: Turn, begun: int) -> None:
     """
     import threading
 
-    summing = Summing(room, turn, begun - EARLIER)
+    summing = Summing(room, turn, begun - SETTLED_SECONDS * 10**9)
     worker = threading.Thread(target=summing.work, daemon=True)
     try:
         worker.start()

@@ -27,7 +27,7 @@ from capkeep.rooms.protocol import Message, ProtocolError, encode
 from capkeep.rooms.reload import Loaded
 from capkeep.rooms.restorer import ERROR_COUNT, FOREIGN_OWNER, UNKNOWN, differences_of
 from capkeep.rooms.sampling import batches
-from capkeep.rooms.sums import BATCH, MANIFEST, describe, file_sum, key_of
+from capkeep.rooms.sums import BATCH, MANIFEST, describe, file_sum, key_of, text_sum
 from capkeep.rooms.viewer import snapshot_name
 
 FILES_AT_ONCE: Final = 5000  # in one call of the engine
@@ -38,6 +38,7 @@ LIST_SECONDS: Final = 600
 NO_IDS: Final = (
     "the prover has no ids of its own to give: owners are compared by the snapshot's own words"
 )
+OTHER_KEY: Final = "what was read at backup time is not compared: the password was another one then"
 # Which attributes no process without privilege on the host can write (xattr(7)), as engines say it.
 FOREIGN_ATTRIBUTE: Final = re.compile(
     r"\b(trusted|security)\.[\w.]+.*(operation not permitted|permission denied)"
@@ -194,9 +195,13 @@ class _Drill:
         password = dict(self._room.brief.secrets).get("password", "")
         self._key = key_of(password, option(request, "nonce", default=""))
         # What a reader has read at backup time, and the key of its sums.
-        self._read = frozenset(option_list(request, "read"))
-        nonce = option(request, "read_nonce", default="")
-        self._read_key = key_of(password, nonce, MANIFEST) if self._read else b""
+        self._read, self._read_key = frozenset(option_list(request, "read")), b""
+        if self._read:
+            nonce = option(request, "read_nonce", default="")
+            self._read_key = key_of(password, nonce, MANIFEST)
+            if text_sum(MANIFEST, self._read_key) != option(request, "read_check", default=""):
+                self._read = frozenset()
+                caller.room.tell({"event": "message", "text": OTHER_KEY})
         self._until = time.monotonic() + job.drill.timeout_seconds
         self._listing = f"{caller.scratch}/listing"
         self._owners = _Owners(self._room.brief)

@@ -135,7 +135,8 @@ class _Drill:
         options = self._options()
         whole = drill.whole or options.get("all") is True
         paths = asked(self._manifest, str(options.get("seed")), drill.sample, whole=whole)
-        return {"read": paths, "read_nonce": self._manifest.nonce}
+        nonce, check = self._manifest.nonce, self._manifest.check
+        return {"read": paths, "read_nonce": nonce, "read_check": check}
 
     def _asked(self, room: Room, request: Message, take: Callable[[Message], None]) -> Message:
         """A room's result; one that is busy with another job's drill is waited for. Raises StepError."""

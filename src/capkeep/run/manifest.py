@@ -44,6 +44,7 @@ class Manifest(NamedTuple):
     """What was read of one snapshot's files."""
 
     nonce: str  # of the sums' key
+    check: str  # the sum of a known text: another password has another key
     begin: int  # of the turn of the files that were read (`rooms.manifest.Turn`)
     end: int
     files: dict[str, Read]
@@ -57,10 +58,12 @@ class Manifest(NamedTuple):
 
 def parse(message: Message, job: Job) -> Manifest:
     """What a reader has said, or what is kept of it. Raises ValueError."""
-    nonce, begin, end = (message.get(name) for name in ("nonce", "begin", "end"))
+    nonce, check, begin, end = (message.get(n) for n in ("nonce", "check", "begin", "end"))
     items = message.get("files")
     if not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
         raise ValueError("its nonce is none")
+    if not isinstance(check, str) or not _SUM.fullmatch(check):
+        raise ValueError("it does not say by which key its sums are")
     if not _is_below(begin, CIRCLE) or not _is_below(end, CIRCLE):
         raise ValueError("it does not say which part of the files it is of")
     if not isinstance(items, list) or len(items) > FILES_MOST:
@@ -68,7 +71,7 @@ def parse(message: Message, job: Job) -> Manifest:
     files = dict(_file(item, job) for item in items)
     assert isinstance(begin, int), "asked above"
     assert isinstance(end, int), "asked above"
-    return Manifest(nonce, begin, end, files)
+    return Manifest(nonce, check, begin, end, files)
 
 
 def _file(item: object, job: Job) -> tuple[str, Read]:
