@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from typing import Final
 
 from capkeep.rooms.base import EngineRoom
@@ -46,8 +47,6 @@ class Turn:
 
     def take(self, name: bytes) -> None:
         """A file, by its path as a JSON string."""
-        from hashlib import blake2b
-
         place = int.from_bytes(blake2b(name, digest_size=8).digest())
         distance = (place - self.begin) % CIRCLE
         if len(self._heap) < self._most:
