@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -51,6 +52,20 @@ def test_turns_follow_each_other_until_every_file_had_its_own() -> None:
     assert list(turn(begin + CIRCLE, names, 1000).files()) == files
 
 
+def test_an_engine_may_name_what_is_no_name() -> None:
+    found = Turn(0)
+    for name in (b'"/data/one"', b'"\\"', b'"/data/two"'):
+        found.take(name)
+    assert sorted(path for _, path in found.files()) == ["/data/one", "/data/two"]
+
+
+def test_no_backup_is_late_for_its_sums() -> None:
+    now = time.time_ns()
+    assert summing.has_time(now, 60)
+    assert not summing.has_time(now, 5)
+    assert not summing.has_time(now - 55 * 10**9, 60)
+
+
 @pytest.mark.parametrize(
     "line, name",
     [
@@ -61,6 +76,7 @@ def test_turns_follow_each_other_until_every_file_had_its_own() -> None:
         ('{"message_type":"verbose_status","action":"scan_finished","item":"","duration":0}', ""),
         ('{"message_type":"verbose_status","action":"new"}', ""),
         ('{"message_type":"summary","item":"/d/f","duration":0}', ""),
+        ('{"message_type":"verbose_status","action":"new","item":[[["/d/f","duration":0}', ""),
         ("/d/f", ""),
     ],
 )  # fmt: skip

@@ -115,8 +115,8 @@ def kept_file(line: bytes) -> bytes:
     if not line.startswith(_VERBOSE):
         return b""
     item = line.partition(b',"item":')[2].partition(b',"duration":')[0]
-    is_file = len(item) > 2 and item.endswith(b'"') and not item.endswith(b'/"')
-    return item if is_file else b""
+    quoted = len(item) > 2 and item.startswith(b'"') and item.endswith(b'"')
+    return item if quoted and not item.endswith(b'/"') else b""
 
 
 def _absolute(path: str) -> str:

@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
@@ -55,9 +56,10 @@ class Turn:
             heapq.heapreplace(self._heap, (-distance, name))
 
     def files(self) -> Iterator[tuple[int, str]]:
-        """Each with its place, in the order of their turn. Raises ValueError."""
+        """Each with its place, in the order of their turn; an engine may name what is no name."""
         for far, name in sorted(self._heap, reverse=True):
-            yield (self.begin - far) % CIRCLE, json.loads(name)
+            with suppress(ValueError):
+                yield (self.begin - far) % CIRCLE, json.loads(name)
 
 
 class Over(Exception):
@@ -78,10 +80,7 @@ class Summing:
         self.over = False
 
     def work(self) -> None:
-        """In a thread: a file that cannot be read to its end must keep nobody waiting.
-
-        Raises ValueError where the engine has named what is no name.
-        """
+        """In a thread: a file that cannot be read to its end must keep nobody waiting."""
         key = key_of(dict(self._room.brief.secrets).get("password", ""), self._nonce, MANIFEST)
         self._check = text_sum(MANIFEST, key)
         count, left, text = 0, BYTES_MOST, TEXT_MOST
@@ -154,6 +153,11 @@ class Summing:
 
 class _NoRoom(Exception):
     """It has its turn the next time."""
+
+
+def has_time(begun: int, seconds: float) -> bool:
+    """Whether a backup that began at `begun`, and may take so long, can wait for it."""
+    return time.time_ns() - begun + 2 * SECONDS * 1e9 < seconds * 1e9
 
 
 def tell_manifest(room: EngineRoom, turn: Turn, begun: int) -> None:

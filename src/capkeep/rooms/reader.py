@@ -60,6 +60,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     assert job is not None, "a reader has a job"
     dry_run = option(request, "dry_run", default=False)
     turn = option(request, "turn", default=-1)  # where it begins; none below 0
+    seconds = option(request, "seconds", default=0)  # that all may take
     _report_sources(room, job)
     if job.canary:
         _read_canary(room.seen(job.canary), job.canary)
@@ -95,8 +96,8 @@ def backup(room: EngineRoom, request: Message) -> Message:
         **hearing.result(),
         **room.finish_wire(),
     }
-    if kept and found is None:
-        kept.tell(room, begun)
+    if kept and found is None and not caller.engine.partial(code):
+        kept.tell(room, begun, seconds)
     return result
 
 
@@ -119,12 +120,16 @@ class _Kept:
                 self._turn = Turn(self._begin)
             self._turn.take(name)
 
-    def tell(self, room: EngineRoom, begun: int) -> None:
-        """Sum those whose turn it is; the engine began at `begun` (nanoseconds since 1970)."""
-        if self._turn is not None:
-            from capkeep.rooms.manifest import tell_manifest
+    def tell(self, room: EngineRoom, begun: int, seconds: float) -> None:
+        """Sum those whose turn it is, if there is time.
 
-            tell_manifest(room, self._turn, begun)
+        The engine began at `begun` (nanoseconds since 1970), and all may take `seconds`.
+        """
+        if self._turn is not None:
+            from capkeep.rooms.manifest import has_time, tell_manifest
+
+            if has_time(begun, seconds):
+                tell_manifest(room, self._turn, begun)
 
 
 def stream(room: EngineRoom, request: Message) -> Message:
