@@ -15,9 +15,11 @@ from capkeep.engines.base import Entry
 from capkeep.plan.model import Drill, Job
 from capkeep.rooms import manifest as summing
 from capkeep.rooms.base import EngineRoom
+from capkeep.rooms.calls import Caller
 from capkeep.rooms.choice import Choice
 from capkeep.rooms.manifest import CIRCLE, Summing, Turn
 from capkeep.rooms.protocol import Message
+from capkeep.rooms.prover import _Drill
 from capkeep.rooms.sums import DRILL, MANIFEST, content_sum, key_of, text_sum
 from capkeep.run import manifest as kept
 from capkeep.run.manifest import Manifest, Read, Shelf, asked, compared, parse
@@ -283,3 +285,16 @@ def test_what_was_read_is_a_part_of_the_sample() -> None:
     assert len(set(chosen)) == 6
     assert {"/data/3", "/data/5"} < set(chosen)
     assert told == {"/data/gone": "was read at backup time, and is not in the snapshot"}
+
+
+def test_what_was_read_by_another_password_is_not_compared() -> None:
+    told: list[Message] = []
+    brief = SimpleNamespace(secrets=(("password", "new"),), room=SimpleNamespace(grant=None))
+    room = SimpleNamespace(brief=brief, tell=told.append)
+    caller = cast("Caller", SimpleNamespace(room=room, scratch=""))
+    drilled = cast("Job", SimpleNamespace(drill=Drill(), dumps=()))
+    for password, expected in (("new", {"/data/one"}), ("old", set())):
+        check = text_sum(MANIFEST, key_of(password, "n" * 32, MANIFEST))
+        options: Message = {"read": ["/data/one"], "read_nonce": "n" * 32, "read_check": check}
+        assert _Drill(caller, drilled, {"options": options}, "")._read == expected
+    assert [message["event"] for message in told] == ["message"], "of the old one alone"
