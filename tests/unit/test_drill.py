@@ -290,12 +290,17 @@ def test_what_drills_have_shown(tmp_path: Path) -> None:
         assert proven(record, now) == ()
         held = {"files": 1000}
         note("drill", 45, {"files": 200, "bytes": 5, "held": held})
-        note("drill", 5, {"files": 100, "bytes": 7, "held": held, "restore_seconds": 2.5})
+        note(
+            "drill",
+            5,
+            {"files": 100, "bytes": 7, "held": held, "restore_seconds": 2.5, "manifest": 40},
+        )
         begin_in_the_past()
         (found,) = proven(record, now)
         assert found.passed
         assert found.seconds == 2.5
         assert (found.month.drills, found.month.files, found.month.share) == (1, 100, 0.1)
+        assert (found.month.manifest, found.year.manifest) == (40, 40)
         assert (found.year.drills, found.year.files, found.year.bytes) == (2, 300, 12)
         odd = {"files": 10**400, "bytes": float("nan"), "held": held, "restore_seconds": "long"}
         note("drill", 4, odd)  # nothing that a room says keeps `status` from being shown

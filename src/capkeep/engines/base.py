@@ -436,6 +436,12 @@ class Engine(Protocol):
     def read_backup(self, watch: tuple[str, ...] = ()) -> LineReader:
         """A reader of `backup`; `watch` are paths whose arrival in the snapshot is told."""
 
+    def kept_file(self, line: bytes) -> bytes:
+        """The file, as a JSON string, that a line of `backup` names as kept; b"" for other lines.
+
+        Always b"" of engines without drills.
+        """
+
     def read_check(self) -> CheckReader: ...
     def read_restore(self) -> RestoreReader: ...
     def partial(self, exit_code: int) -> bool:

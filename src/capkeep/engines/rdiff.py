@@ -172,6 +172,9 @@ class RdiffBackup:
     def read_backup(self, watch: tuple[str, ...] = ()) -> BackupReader:
         return BackupReader(watch)
 
+    def kept_file(self, line: bytes) -> bytes:
+        return b""
+
     def read_check(self) -> CheckReader:
         return CheckReader()
 

@@ -26,7 +26,7 @@ from capkeep.engines.base import (
     Snapshot,
     Traits,
 )
-from capkeep.engines.restic_backup import BackupReader
+from capkeep.engines.restic_backup import BackupReader, kept_file
 from capkeep.engines.restic_diagnosis import PARTIAL_CODE, diagnose
 from capkeep.engines.restic_listing import (
     parse_diff_line,
@@ -204,6 +204,9 @@ class Restic:
 
     def read_backup(self, watch: tuple[str, ...] = ()) -> BackupReader:
         return BackupReader(watch)
+
+    def kept_file(self, line: bytes) -> bytes:
+        return kept_file(line)
 
     def read_check(self) -> CheckReader:
         return CheckReader()

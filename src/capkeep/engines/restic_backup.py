@@ -106,6 +106,19 @@ class BackupReader(LineReader):
         return (Warned(text),)
 
 
+def kept_file(line: bytes) -> bytes:
+    """The file that a line names as new, modified or unchanged, quoted; b"" for all else.
+
+    Directories end with a slash, the end of a scan has no name, and nothing else is told. Every quote
+    in a name is escaped, so the first that is followed by the next key ends it.
+    """
+    if not line.startswith(_VERBOSE):
+        return b""
+    item = line.partition(b',"item":')[2].partition(b',"duration":')[0]
+    quoted = len(item) > 2 and item.startswith(b'"') and item.endswith(b'"')
+    return item if quoted and not item.endswith(b'/"') else b""
+
+
 def _absolute(path: str) -> str:
     """Where restic stands is "/" (`Restic.backup`): errors name sources as they were given to it."""
     return path if path.startswith("/") else "/" + ("" if path == "." else path)

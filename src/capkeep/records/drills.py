@@ -27,6 +27,7 @@ class Coverage(NamedTuple):
     files: int
     bytes: int
     share: float  # of the files that the last snapshot held; some may have been restored twice
+    manifest: int = 0  # files that were as they had been read at backup time
 
 
 class Earlier(NamedTuple):
@@ -156,7 +157,9 @@ def _coverage(rows: list[tuple[float, bool, str, dict[str, object]]], since: flo
     size = sum(int(_number(facts.get("bytes")) or 0) for facts in counted)
     held = counted[-1].get("held") if counted else None
     most = _number(held.get("files")) if isinstance(held, dict) else None
-    return Coverage(len(counted), files, size, min(1.0, files / most) if most else 0.0)
+    manifest = sum(int(_number(facts.get("manifest")) or 0) for facts in counted)
+    share = min(1.0, files / most) if most else 0.0
+    return Coverage(len(counted), files, size, share, manifest)
 
 
 def _number(value: object) -> float | None:

@@ -1,7 +1,7 @@
 """What of a snapshot a drill restores, chosen while it is listed."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, TextIO
 
 from capkeep.engines.base import Entry
@@ -20,9 +20,9 @@ class Choice:
 
     def __init__(
         self, settings: Drill, seed: str, *, whole: bool, dumps: Iterable[str], listing: TextIO,
-        moment: int,
+        moment: int, read: Collection[str] = (),
     ) -> None:  # fmt: skip
-        """`dumps` are directories that hold one each.
+        """`dumps` are directories that hold one each, `read` files that a reader has read.
 
         How old a file is counts from `moment` (seconds since 1970), which is the snapshot's own: from
         now on, the same seed would choose other files tomorrow.
@@ -31,9 +31,12 @@ class Choice:
         self.held = {"entries": 0, "files": 0, "bytes": 0}  # by the snapshot
         self.apart = dict.fromkeys(("devices", "names", "large"), 0)
         self._settings, self._whole, self._listing = settings, whole, listing
-        self._sample = Sample(seed, settings.sample)
+        self._sample = Sample(seed, max(1, settings.sample - len(read)))
         self._always: list[Entry] = []
+        self._read: list[Entry] = []
         self._unseen = set(settings.always)
+        self._to_read = frozenset(read)
+        self._unread = set(read)
         self._moment = moment
 
     def take(self, entry: Entry) -> None:
@@ -43,6 +46,7 @@ class Choice:
         self.held["bytes"] += entry.size
         named = [p for p in self._settings.always if is_at_or_below(entry.path, p)]
         self._unseen.difference_update(named)
+        self._unread.discard(entry.path)
         if self._is_dumped(entry) and not self._whole:
             return
         if self._whole:
@@ -50,6 +54,8 @@ class Choice:
         elif self.may_be_chosen(entry):
             if named and len(self._always) < ALWAYS_MOST:
                 self._always.append(entry)
+            elif entry.path in self._to_read:
+                self._read.append(entry)
             else:
                 age = self._moment - (nanoseconds(entry.mtime) or 0) / 1e9
                 self._sample.add(entry, age)
@@ -82,5 +88,12 @@ class Choice:
         """What is restored of a sample; what should be in every snapshot and is not, is told."""
         for path in sorted(self._unseen):
             differs(path, "is to be in every snapshot, and is not in this one")
+        for path in sorted(self._unread):
+            differs(path, "was read at backup time, and is not in the snapshot")
         left = self._settings.max_bytes - sum(entry.size for entry in self._always)
-        return [*self._always, *self._sample.chosen(max(0, left))]
+        read = []
+        for entry in self._read:
+            if entry.size <= left:
+                left -= entry.size
+                read.append(entry)
+        return [*self._always, *read, *self._sample.chosen(max(0, left))]

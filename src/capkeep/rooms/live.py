@@ -25,16 +25,21 @@ def tell_live(room: EngineRoom, job: Job, request: Message) -> None:
     nonce, before = option(request, "nonce", default=""), option(request, "before", default=0)
     if len(paths) > FILES_MOST or not 16 <= len(nonce) <= 64 or before <= 0:
         raise ProtocolError(f"at most {FILES_MOST} paths, with a nonce and a time")
-    places = (*job.include, *((job.canary,) if job.canary else ()))
     for path in paths:
-        plain = path.startswith("/") and "//" not in path and not {".", ".."} & {*path.split("/")}
-        if not plain or not any(is_at_or_below(path, p) for p in places):
+        if not is_of(job, path):
             raise ProtocolError("a path is not the job's")
     key = key_of(dict(room.brief.secrets).get("password", ""), nonce)
     teller = _Teller(room)
     for path in paths:
         teller.take({"path": path, **_live(room, path, key, before, teller)})
     teller.flush()
+
+
+def is_of(job: Job, path: str) -> bool:
+    """Whether it is a plain path of the job's."""
+    places = (*job.include, *((job.canary,) if job.canary else ()))
+    plain = path.startswith("/") and "//" not in path and not {".", ".."} & {*path.split("/")}
+    return plain and any(is_at_or_below(path, p) for p in places)
 
 
 def _live(room: EngineRoom, path: str, key: bytes, before: int, teller: "_Teller") -> Message:

@@ -27,16 +27,18 @@ from capkeep.rooms.protocol import Message, ProtocolError, encode
 from capkeep.rooms.reload import Loaded
 from capkeep.rooms.restorer import ERROR_COUNT, FOREIGN_OWNER, UNKNOWN, differences_of
 from capkeep.rooms.sampling import batches
-from capkeep.rooms.sums import BATCH, describe, key_of
+from capkeep.rooms.sums import BATCH, MANIFEST, describe, file_sum, key_of, text_sum
 from capkeep.rooms.viewer import snapshot_name
 
 FILES_AT_ONCE: Final = 5000  # in one call of the engine
 TEXT_AT_ONCE: Final = 256 << 10  # characters of their names, which are arguments (execve(2))
 DIFFERENCES_TOLD: Final = 10_000
 PROGRESS_SECONDS: Final = 0.2
+LIST_SECONDS: Final = 600
 NO_IDS: Final = (
     "the prover has no ids of its own to give: owners are compared by the snapshot's own words"
 )
+OTHER_KEY: Final = "what was read at backup time is not compared: the password was another one then"
 # Which attributes no process without privilege on the host can write (xattr(7)), as engines say it.
 FOREIGN_ATTRIBUTE: Final = re.compile(
     r"\b(trusted|security)\.[\w.]+.*(operation not permitted|permission denied)"
@@ -59,7 +61,7 @@ def main() -> int:
     def become(brief: Brief) -> Brief:
         return _become(brief, namespace, why)
 
-    actions = {"drill": drill, "wipe": wipe, "probe": probe}
+    actions = {"choose": choose, "drill": drill, "wipe": wipe, "probe": probe}
     return serve(actions, seccomp.Profile.RESTORE, become)
 
 
@@ -125,6 +127,26 @@ def _wipe(scratch: str) -> None:
         close_up(f"{folder}/restored")
 
 
+def choose(room: EngineRoom, request: Message) -> Message:
+    """One of the older snapshots that are still there; the newest where there is none."""
+    _job(room, request)
+    snapshot, moment = snapshot_name(request, "snapshot"), option(request, "moment", default=0)
+    older = dict(zip(option_list(request, "older"), option_list(request, "moments"), strict=True))
+    caller = Caller(room)
+    room.await_vault()
+    said = caller.output(caller.engine.snapshots(caller.call), LIST_SECONDS)
+    there = [s.id for s in caller.engine.parse_snapshots(said)]
+    known = [i for i in there if any(i.startswith(o) for o in older if o)]
+    if known:
+        import random
+
+        seed = option(request, "seed", default="")
+        chooser = random.Random(f"snapshot {seed}")  # noqa: S311 (to be repeated)
+        snapshot = chooser.choice(known)
+        moment = next(int(m) for o, m in older.items() if snapshot.startswith(o))
+    return done(caller, "", facts={"snapshot": snapshot, "moment": moment})
+
+
 def drill(room: EngineRoom, request: Message) -> Message:
     """Choose, restore, compare; what was restored is told in sums, to be compared with what is live."""
     job = _job(room, request)
@@ -170,8 +192,16 @@ class _Drill:
         self._room, self._scratch = caller.room, scratch
         self._seed = option(request, "seed", default="")
         self._whole = option(request, "all", default=False) or job.drill.whole
-        nonce = option(request, "nonce", default="")
-        self._key = key_of(dict(self._room.brief.secrets).get("password", ""), nonce)
+        password = dict(self._room.brief.secrets).get("password", "")
+        self._key = key_of(password, option(request, "nonce", default=""))
+        # What a reader has read at backup time, and the key of its sums.
+        self._read, self._read_key = frozenset(option_list(request, "read")), b""
+        if self._read:
+            nonce = option(request, "read_nonce", default="")
+            self._read_key = key_of(password, nonce, MANIFEST)
+            if text_sum(MANIFEST, self._read_key) != option(request, "read_check", default=""):
+                self._read = frozenset()
+                caller.room.tell({"event": "message", "text": OTHER_KEY})
         self._until = time.monotonic() + job.drill.timeout_seconds
         self._listing = f"{caller.scratch}/listing"
         self._owners = _Owners(self._room.brief)
@@ -196,24 +226,9 @@ class _Drill:
     # -- choosing
 
     def choose_snapshot(self, request: Message) -> str:
-        """The one that is asked for, or one of those that are still there. Raises StepError."""
+        """The one that is asked for. Raises StepError."""
         snapshot = snapshot_name(request, "snapshot")
         self._moment = option(request, "moment", default=0)
-        older = dict(
-            zip(option_list(request, "older"), option_list(request, "moments"), strict=True)
-        )
-        if older:
-            said = self._caller.output(
-                self._caller.engine.snapshots(self._caller.call), self._left()
-            )
-            there = [s.id for s in self._caller.engine.parse_snapshots(said)]
-            known = [i for i in there if any(i.startswith(o) for o in older if o)]
-            if known:
-                import random
-
-                chooser = random.Random(f"snapshot {self._seed}")  # noqa: S311 (to be repeated)
-                snapshot = chooser.choice(known)
-                self._moment = next(int(m) for o, m in older.items() if snapshot.startswith(o))
         self._word = word_for(self._caller, snapshot)
         return snapshot
 
@@ -229,7 +244,7 @@ class _Drill:
         with open(self._listing, "w", encoding="utf-8", errors="surrogateescape") as file:
             choice = Choice(
                 self._settings, self._seed, whole=self._whole, dumps=folders, listing=file,
-                moment=self._moment,
+                moment=self._moment, read=self._read,
             )  # fmt: skip
 
             def take(stream: str, line: bytes) -> None:
@@ -390,6 +405,8 @@ class _Drill:
             return
         try:
             said = describe(place, self._key, self._alive)
+            if entry.path in self._read and entry.kind == "file":
+                said["read"] = file_sum(place, self._read_key, self._alive)
         except OSError as error:
             self._differs(entry.path, f"what was restored cannot be read: {error.strerror}")
             return

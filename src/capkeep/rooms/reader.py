@@ -28,6 +28,10 @@ from capkeep.rooms.calls import Caller
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, is_file_name
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capkeep.rooms.manifest import Turn
+
 PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
 OWNERS_NAMED: Final = 3
 UNSEEN: Final = "mounted since `capkeep apply`, and not seen in this room: apply again"
@@ -55,21 +59,27 @@ def backup(room: EngineRoom, request: Message) -> Message:
     job = room.brief.job
     assert job is not None, "a reader has a job"
     dry_run = option(request, "dry_run", default=False)
+    turn = option(request, "turn", default=-1)  # where it begins; none below 0
+    seconds = option(request, "seconds", default=0)  # that all may take
     _report_sources(room, job)
     if job.canary:
         _read_canary(room.seen(job.canary), job.canary)
     caller = Caller(room)
     reader = caller.engine.read_backup((job.canary,) if job.canary else ())
     hearing = _Hearing(room)
+    kept = _Kept(caller.engine, turn) if turn >= 0 and job.drill and not dry_run else None
 
     def take(stream: str, line: bytes) -> None:
         for event in reader.feed(stream, line):
             hearing.take(event)
+        if kept and stream == "stdout":
+            kept.take(line)
 
     room.await_vault()
     visible = _visible(room, caller.engine, job)
     watch = (job.canary,) if job.canary else ()
     command = caller.engine.backup(caller.call, visible, dry_run=dry_run, watch=watch)
+    begun = time.time_ns()
     code = caller.run(command, take, job.timeout_seconds)
     if room.brief.mode is Mode.USER:
         _tell_foreign_owners(room, job)
@@ -77,7 +87,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
         _tell_lost_owners(room, job)
     found = caller.engine.diagnose(code, reader.tail, backup=True)
     engine = caller.name()
-    return {
+    result = {
         "exit_code": EXIT_PARTIAL if found is None and caller.engine.partial(code) else code,
         "failure": found.failure if found else None,
         "text": found.sentence if found else "",
@@ -86,6 +96,40 @@ def backup(room: EngineRoom, request: Message) -> Message:
         **hearing.result(),
         **room.finish_wire(),
     }
+    if kept and found is None and not caller.engine.partial(code):
+        kept.tell(room, begun, seconds)
+    return result
+
+
+class _Kept:
+    """The files that the engine names as kept, of which some are summed for drills.
+
+    What that needs is loaded when the engine is at work.
+    """
+
+    def __init__(self, engine: Engine, begin: int) -> None:
+        self._engine, self._begin = engine, begin
+        self._turn: Turn | None = None
+
+    def take(self, line: bytes) -> None:
+        """A line of the engine's."""
+        if name := self._engine.kept_file(line):
+            if self._turn is None:
+                from capkeep.rooms.manifest import Turn
+
+                self._turn = Turn(self._begin)
+            self._turn.take(name)
+
+    def tell(self, room: EngineRoom, begun: int, seconds: float) -> None:
+        """Sum those whose turn it is, if there is time.
+
+        The engine began at `begun` (nanoseconds since 1970), and all may take `seconds`.
+        """
+        if self._turn is not None:
+            from capkeep.rooms.manifest import has_time, tell_manifest
+
+            if has_time(begun, seconds):
+                tell_manifest(room, self._turn, begun)
 
 
 def stream(room: EngineRoom, request: Message) -> Message:

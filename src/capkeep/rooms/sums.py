@@ -12,6 +12,8 @@ from typing import Final
 
 from capkeep.rooms.protocol import Message
 
+DRILL: Final = "drill"
+MANIFEST: Final = "manifest"
 PIECE: Final = 1 << 20
 BATCH: Final = 64 << 10  # characters of a message that lists files
 TYPES: Final = {
@@ -24,15 +26,15 @@ ATTRIBUTES: Final = frozenset(
 )
 
 
-def key_of(password: str, nonce: str) -> bytes:
-    """The key of one drill's sums.
+def key_of(password: str, nonce: str, use: str = DRILL) -> bytes:
+    """The key of one drill's sums, or of one manifest's.
 
     The runner knows sums of files that it can read itself, and the nonce. So that it cannot try
     passwords by them, which people may have chosen, each try costs it some 50 ms and 16 MiB.
     """
     import hashlib
 
-    salt = b"capkeep drill\0" + nonce.encode()
+    salt = f"capkeep {use}\0{nonce}".encode()
     secret = password.encode("utf-8", "surrogateescape")
     return hashlib.scrypt(secret, salt=salt, n=1 << 14, r=8, p=1, dklen=32)
 
@@ -57,6 +59,15 @@ def content_sum(fd: int, key: bytes, alive: Callable[[], None]) -> str:
         found.update(view[:got])
         alive()
     return found.hexdigest()
+
+
+def file_sum(path: str, key: bytes, alive: Callable[[], None]) -> str:
+    """Of a regular file by its path, the last part of which may be no link. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return content_sum(fd, key, alive)
+    finally:
+        os.close(fd)
 
 
 def text_sum(text: str, key: bytes) -> str:

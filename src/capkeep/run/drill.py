@@ -21,6 +21,8 @@ from capkeep.run.ask import Visit
 from capkeep.run.attempts import LockPatience
 from capkeep.run.errand import Errand
 from capkeep.run.heard import Heard
+from capkeep.run.manifest import Manifest, Shelf, asked, is_of
+from capkeep.run.manifest import compared as compared_with_read
 from capkeep.run.step import Ledger, result_of, write_down
 
 LIVE_MOST: Final = 20_000  # files that are compared with live ones
@@ -35,7 +37,7 @@ COMPARED: Final = ("kind", "mode", "uid", "gid", "size", "mtime", "content", "at
 
 
 def errand(
-    job: Job, room: Room, reader: Room, records: Records, seed: str, *, whole: bool
+    job: Job, room: Room, reader: Room, records: Records, shelf: Shelf, seed: str, *, whole: bool
 ) -> Errand:
     """A drill in one of the job's repositories: of its newest snapshot, or now and then an old one."""
     assert job.drill is not None, "only jobs with drills have them"
@@ -54,7 +56,8 @@ def errand(
         "moments": [str(int(one.started)) for one in older],
     }  # fmt: skip
     request: Message = {"action": "drill", "options": options}
-    return Errand("drill", room, request, job.drill.timeout_seconds + SLACK_SECONDS, live=reader)
+    seconds = job.drill.timeout_seconds + SLACK_SECONDS
+    return Errand("drill", room, request, seconds, live=reader, shelf=shelf)
 
 
 def carry_out(ledger: Ledger, job: Job, errand: Errand) -> Step:
@@ -88,7 +91,9 @@ class _Drill:
         self._until = time.monotonic() + errand.seconds
         self._files: list[Message] = []
         self._differing: list[list[str]] = []
-        self._live_differences = self._found = 0
+        self._live_differences = self._read_differences = self._found = 0
+        self._manifest: Manifest | None = None
+        self._read_same = 0
         self._foreign = 0  # files with ACLs that nobody could give
         self._counts = dict.fromkeys(("same", "changed", "gone", "unreadable", "left"), 0)
 
@@ -107,7 +112,31 @@ class _Drill:
 
     def restored(self) -> Message:
         """What the prover says. Raises StepError."""
-        return self._asked(self._errand.room, self._errand.request, self._take)
+        request, options = self._errand.request, self._options()
+        if options.get("older"):
+            chosen = self._asked(self._errand.room, {**request, "action": "choose"}, self._take)
+            found = chosen.get("facts")
+            if verdict.failure_of(chosen) is not None or not isinstance(found, dict):
+                return chosen
+            options |= {"snapshot": str(found.get("snapshot")), "moment": found.get("moment")}
+        options |= self._read_of(str(options.get("snapshot")))
+        return self._asked(self._errand.room, {**request, "options": options}, self._take)
+
+    def _options(self) -> Message:
+        options = self._errand.request["options"]
+        return dict(options) if isinstance(options, dict) else {}
+
+    def _read_of(self, snapshot: str) -> Message:
+        """What the prover is asked beside all else: sums of files that a reader has read too."""
+        drill, shelf = self._job.drill, self._errand.shelf
+        self._manifest = shelf.of(snapshot) if shelf else None
+        if self._manifest is None or drill is None:
+            return {}
+        options = self._options()
+        whole = drill.whole or options.get("all") is True
+        paths = asked(self._manifest, str(options.get("seed")), drill.sample, whole=whole)
+        nonce, check = self._manifest.nonce, self._manifest.check
+        return {"read": paths, "read_nonce": nonce, "read_check": check}
 
     def _asked(self, room: Room, request: Message, take: Callable[[Message], None]) -> Message:
         """A room's result; one that is busy with another job's drill is waited for. Raises StepError."""
@@ -137,6 +166,8 @@ class _Drill:
         if event == "restored":
             files = message.get("files")
             for file in files if isinstance(files, list) else ():
+                if isinstance(file, dict) and "read" in file:
+                    self._judge_read(file)
                 if isinstance(file, dict) and len(self._files) < LIVE_MOST:
                     self._files.append(file)
                 else:
@@ -157,12 +188,11 @@ class _Drill:
         if not begun or not self._files:
             return
         before = int((begun - EARLIER) * 1e9)
-        options = self._errand.request["options"]
-        nonce = options["nonce"] if isinstance(options, dict) else ""
+        nonce = self._options()["nonce"]
         by_path = {str(file.get("path")): file for file in self._files}
         known = len(by_path)
         # An older snapshot may hold what is the job's no more, and no reader would tell of it.
-        by_path = {path: file for path, file in by_path.items() if _is_of(path, self._job)}
+        by_path = {path: file for path, file in by_path.items() if is_of(path, self._job)}
         self._counts["left"] += known - len(by_path)
         for paths in _parts(by_path):
             self._ask_live(by_path, paths, {"nonce": nonce, "before": before})
@@ -200,10 +230,24 @@ class _Drill:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if detail:
             self._live_differences += 1
-            self._found += 1
-            path = str(restored.get("path"))
-            self._note(path, detail)
-            self._heard.take({"event": "difference", "path": path, "detail": detail})
+            self._differs(str(restored.get("path")), detail)
+
+    def _judge_read(self, restored: Message) -> None:
+        """By what was read at backup time."""
+        path = str(restored.get("path"))
+        read = self._manifest.files.get(path) if self._manifest else None
+        if read is None:
+            return
+        kind, detail = compared_with_read(restored, read)
+        self._read_same += kind == "same"
+        if detail:
+            self._read_differences += 1
+            self._differs(path, detail)
+
+    def _differs(self, path: str, detail: str) -> None:
+        self._found += 1
+        self._note(path, detail)
+        self._heard.take({"event": "difference", "path": path, "detail": detail})
 
     def wipe(self) -> None:
         """A prover that was killed could not: the next one starts with that, and this is the next."""
@@ -223,18 +267,27 @@ class _Drill:
             when = "" if failure is Failure.DUMP else " before the drill ended"
             text = f"{self._found} differences were found{when}: {result.get('text')}"
             return {**result, "failure": Failure.DAMAGED, "text": text}
-        if failure is None and self._live_differences:
-            text = (
-                f"{self._live_differences} of {same + self._live_differences} files are not as the"
-                " live ones, which have not changed since"
-            )
+        if failure is None and (text := self._what_differs()):
             return {**result, "failure": Failure.DAMAGED, "text": text}
-        if failure in (None, Failure.DUMP) and (same or self._counts["changed"]):
-            more = f"{result.get('text')}; {same} are as the live files"
+        more = ""
+        if same or self._counts["changed"]:
+            more += f"; {same} are as the live files"
             changed = self._counts["changed"] + self._counts["gone"]
             more += f" ({changed} have changed since)" if changed else ""
-            return {**result, "text": more}
+        more += f"; {self._read_same} are as read at backup time" if self._read_same else ""
+        if failure in (None, Failure.DUMP) and more:
+            return {**result, "text": f"{result.get('text')}{more}"}
         return result
+
+    def _what_differs(self) -> str:
+        """What the prover alone could not find, in words."""
+        sides = (
+            (self._live_differences, self._counts["same"],
+             "not as the live ones, which have not changed since"),
+            (self._read_differences, self._read_same, "not as they were read at backup time"),
+        )  # fmt: skip
+        found = (f"{n} of {n + same} files are {words}" for n, same, words in sides if n)
+        return "; ".join(found)
 
     def facts(self, result: Message) -> Message:
         """For the record."""
@@ -247,16 +300,10 @@ class _Drill:
             before = known.get("attributes")
             known["attributes"] = self._foreign + (before if isinstance(before, int) else 0)
             found["apart"] = known
-        options = self._errand.request["options"]
-        old = isinstance(options, dict) and bool(options["older"])
+        old = bool(self._options().get("older"))
         return {**found, "old": old, "live": live, "live_differing": self._live_differences,
+                "manifest": self._read_same, "manifest_differing": self._read_differences,
                 "differences": self._differing}  # fmt: skip
-
-
-def _is_of(path: str, job: Job) -> bool:
-    """Whether a path is one that the job's reader tells of."""
-    places = (*job.include, *((job.canary,) if job.canary else ()))
-    return any(path == place or path.startswith(f"{place.rstrip('/')}/") for place in places)
 
 
 def _parts(paths: Iterable[str]) -> Iterable[list[str]]:

@@ -10,6 +10,7 @@ from capkeep.rooms.protocol import Message
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capkeep.records.queries import Records
+    from capkeep.run.manifest import Shelf
 
 SLACK_SECONDS: Final = 120  # in which a room that is late says so itself
 
@@ -25,6 +26,7 @@ class Errand(NamedTuple):
     optional: bool = False  # its failure is told, and does not fail the run
     feeder: "Feeder | None" = None  # the room that writes what this one reads
     live: Room | None = None  # a reader, with whose files what was restored is compared
+    shelf: "Shelf | None" = None  # of what was read at backup time
     on_result: Callable[[Message], None] | None = None  # hears the room's own result
     always: bool = False  # also when the run has been stopped
     warn: "Callable[[Records], str] | None" = None  # what is to be found with its step, if anything

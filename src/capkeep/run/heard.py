@@ -37,6 +37,7 @@ class Heard:
         self.findings: list[Finding] = []
         self.counts: dict[FindingKind, int] = {}
         self.sources: list[Message] = []
+        self.manifest: Message | None = None  # names files: neither shown nor logged
         self._missing: set[str] = set()
         self.unreadable: list[Unreadable] = []
         self.unlisted = 0  # unreadable paths that count and are not in the list any more
@@ -54,6 +55,9 @@ class Heard:
             self._find(FindingKind.LEFT_OUT, message, "detail")
         elif event == "difference":
             self._find(FindingKind.DIFFERENCE, message, "detail")
+        elif event == "manifest":
+            self.manifest = message
+            return
         elif event == "source":
             self.sources.append(message)
         if event != "alive":

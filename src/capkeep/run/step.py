@@ -17,6 +17,7 @@ from capkeep.run.heard import Heard, proof_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capkeep.run.attempts import Retries
+    from capkeep.run.manifest import Shelf
 
 
 class Ledger:
@@ -118,6 +119,8 @@ def carry_out(
     found = _judge(ledger, job, step, heard, result)
     if errand.kind == "check":
         ledger.recorder.add_detail(step, {"read_data": asked_read_data(errand.request)})
+    if errand.shelf and found.outcome is Outcome.COMPLETE:
+        _keep_manifest(ledger, errand.shelf, step, heard, result)
     facts = result.get("facts")
     if errand.kind == "copy" and isinstance(facts, dict):
         ledger.recorder.add_detail(step, facts)
@@ -128,6 +131,24 @@ def carry_out(
     if wait is not None:
         found = found._replace(text=f"{found.text}; to be tried again in {wait:g} s")
     return write_down(ledger, step, heard, result, found)
+
+
+def _keep_manifest(
+    ledger: Ledger, shelf: "Shelf", step: Step, heard: Heard, result: Message
+) -> None:
+    """What the reader has read beside the engine; without it the backup is worth the same."""
+    if heard.manifest is None:
+        return
+    from capkeep.run.manifest import parse
+
+    try:
+        manifest = parse(heard.manifest, shelf.job)
+        shelf.keep(manifest, str(result.get("snapshot") or ""), step.started)
+    except (OSError, ValueError) as error:
+        text = f"what drills were to compare with this snapshot is not kept: {error}"
+        heard.take({"event": "warning", "text": text})
+        return
+    ledger.recorder.add_detail(step, manifest.facts())
 
 
 def _ask(

@@ -29,6 +29,7 @@ from capkeep.run.verdict import BESIDE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capkeep.records.queries import Records
+    from capkeep.run.manifest import Shelf
     from capkeep.run.step import Ledger
 
 CHECK_SECONDS: Final = 7 * 24 * 3600
@@ -199,11 +200,16 @@ class Walk:
         """
         for name in job.dumps if action == "backup" else ():
             yield from dump_errands(self._plan, job, name)
-        request: Message = {"action": "backup", "options": {"dry_run": action == "dry-run"}}
         end = time.monotonic() + job.timeout_seconds  # of the whole run, not of each repository
         for name in job.repositories:
             room = self._plan.room(f"reader-{job.name}-{name}")
-            done = yield Errand(action, room, request, max(0.0, end - time.monotonic()))
+            options: Message = {"dry_run": action == "dry-run"}
+            shelf = self._shelf(job, name) if action == "backup" and job.drill else None
+            left = max(0.0, end - time.monotonic())
+            if shelf:
+                options |= {"turn": shelf.begin(), "seconds": int(left)}
+            request: Message = {"action": "backup", "options": options}
+            done = yield Errand(action, room, request, left, shelf=shelf)
             if made is not None:
                 made += [done] if done.kind == action and done.repository == name else []
             elif action == "backup" and (then := self._after_backup(job, done)):
@@ -309,6 +315,12 @@ class Walk:
             lambda name, records: self._drill(job, name, records, seed, whole=whole),
         )
 
+    def _shelf(self, job: Job, repository: str) -> "Shelf":
+        """Where it is kept what readers have read of the job's snapshots there."""
+        from capkeep.run.manifest import Shelf
+
+        return Shelf(self._plan.places.records, job, repository)
+
     def _drill(
         self, job: Job, repository: str, records: "Records", seed: str, *, whole: bool
     ) -> Errand:
@@ -316,7 +328,8 @@ class Walk:
 
         room = self._plan.room(f"prover-{repository}")
         reader = self._plan.room(f"reader-{job.name}-{repository}")
-        return errand(job, room, reader, records, seed, whole=whole)
+        shelf = self._shelf(job, repository)
+        return errand(job, room, reader, records, shelf, seed, whole=whole)
 
     def _keeping(self, job: Job, part: str, *, dry_run: bool) -> Errands:
         from capkeep.run.upkeep import errand
