@@ -66,6 +66,7 @@ def _make(source: Path) -> None:
     large.write_bytes(os.urandom(1 << 21))
     os.chown(large, MEMBER, 70000)
     large.chmod(0o640)
+    os.setxattr(large, "user.note", b"kept, too")
     os.utime(large, ns=(1, 1_500_000_000_123_456_789))
     program = source / "program"
     program.write_text("#!/bin/sh\n")
@@ -128,6 +129,7 @@ def test_a_snapshot_is_as_it_was_and_to_read_only(kept: Product) -> None:
                 assert now.st_mtime_ns == was.st_mtime_ns
         for name in ("file", "inner/large"):
             assert (below / name).read_bytes() == (kept.source / name).read_bytes()
+        assert os.getxattr(below / "inner" / "large", "user.note") == b"kept, too"
         assert os.readlink(below / "link") == "inner"
         assert _refusal(below / "link" / "large", os.O_RDONLY) == os.strerror(errno.ELOOP)
         assert _refusal(below / "file", os.O_WRONLY) == os.strerror(errno.EROFS)

@@ -39,7 +39,14 @@ class Shown:
         self._keeper = 0
         self.snapshot = ""
         self.is_shown = False
-        if os.listdir(f"/proc/self/fd/{folder}"):
+        try:
+            names = os.listdir(f"/proc/self/fd/{folder}")
+        except OSError as error:  # such as of a filesystem for which nobody answers any more
+            raise RefusedError(
+                f"the directory cannot be looked into: {error.strerror}",
+                hint="umount it, or name another",
+            ) from error
+        if names:
             raise RefusedError(
                 "the directory is not empty, and what is in it would be hidden",
                 hint="name an empty one, or one that is not there yet",
@@ -63,7 +70,7 @@ class Shown:
     def begin(self, room: socket.socket, ready: Message) -> None:
         """Make the filesystem, and hand it to the room that is ready to answer for it.
 
-        Raises StepError, OSError.
+        Raises StepError.
         """
         snapshot = str(ready.get("snapshot"))
         if self._line is not None or not _ID.fullmatch(snapshot):
@@ -85,6 +92,8 @@ class Shown:
 
                 self._keeper = branch(work, {0, 1, 2, theirs.fileno(), root, self._folder})
             socket.send_fds(room, [b"device\n"], [device])
+        except OSError as error:
+            raise StepError(Failure.INTERRUPTED, f"the room has left: {error}") from error
         finally:
             os.close(device)  # when the room ends, nobody has it any more, and nobody waits
             os.close(root)
