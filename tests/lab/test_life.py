@@ -12,6 +12,12 @@ from tests.lab.scenes import applied, configure, last, messages
 # What making and removing users leaves beside the files themselves: their former versions.
 USERS_OWN = ("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/var/log/*")
 BIG = "dd if=/dev/urandom of=/srv/data/big bs=1M count=600 status=none"
+# Looks into a snapshot as root does, from another terminal, and unmounts it.
+LOOK = """
+capkeep mount latest /mnt/then 2>/run/said & looks=$!
+for _ in $(seq 300); do grep -q umount /run/said && break; sleep 0.2; done
+cat /run/said >&2; cat /mnt/then/srv/data/word; umount /mnt/then; wait $looks
+"""
 MOST = {"bookworm": 0.6, "trixie": 0.4, "sid": 0.4}  # systemd-analyze's exposure of a reader
 
 
@@ -116,6 +122,7 @@ def test_an_upgrade_of_the_engine_loses_nothing(machine: Machine) -> None:
     assert done.code == 0, done
     machine.ok("capkeep", "restore", "latest", "/srv/data/word", "--to", "/srv/back")
     assert machine.read("/srv/back/srv/data/word") == "written after the upgrade\n"
+    assert machine.ok("sh", "-c", LOOK) == "written after the upgrade\n"
     assert machine.ok("getcap", "-r", "/usr/bin", "/opt/capkeep").strip().find("dac_") == -1
     machine.ok("capkeep", "audit")
 

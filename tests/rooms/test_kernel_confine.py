@@ -180,6 +180,24 @@ def test_an_engine_can_do_its_work_and_no_more(profile: Profile) -> None:
     assert in_child(do) == 0
 
 
+def test_an_engine_that_shows_files_can_be_handed_a_descriptor_and_no_more() -> None:
+    def do() -> None:
+        seccomp.install(Profile.ROOM)
+        seccomp.install(Profile.MOUNT)
+        near, far = socket.socketpair()
+        with near, far:
+            device = os.open("/dev/null", os.O_RDONLY)
+            packed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, device.to_bytes(4, "little"))]
+            near.sendmsg([b"x"], packed)
+            assert far.recvmsg(1, socket.CMSG_SPACE(4))[1]
+            refused(lambda: near.connect("/run/x"), 1)
+            refused(lambda: near.sendmsg([b"x"], [], 0, "/run/x"), 106)  # EISCONN
+        refused(lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM), 1)
+        refused(lambda: socket.socket(socket.AF_UNIX), 1)
+
+    assert in_child(do) == 0
+
+
 def test_installing_takes_less_than_a_room_can_afford() -> None:
     def do() -> None:
         seccomp.program(Profile.READ, seccomp.ARCHES[os.uname().machine], 1)

@@ -95,6 +95,19 @@ def test_an_engine_makes_no_socket_and_sends_on_the_one_it_was_given(profile: Pr
         assert ask(profile, name) == DENY
 
 
+def test_an_engine_that_shows_files_is_handed_a_descriptor_and_nothing_else() -> None:
+    assert ask(Profile.MOUNT, "socketpair", 1, 1 | 0o2000000 | 0o4000, 0) == ALLOW
+    assert ask(Profile.MOUNT, "recvmsg") == ALLOW
+    for family, kind in ((1, 2), (1, 5), (2, 1), (10, 1), (16, 3)):
+        assert ask(Profile.MOUNT, "socketpair", family, kind, 0) == DENY
+        assert ask(Profile.MOUNT, "socket", family, kind, 0) == DENY
+    for name in ("connect", "bind", "listen", "accept4", "sendto", "recvfrom", "mount", "linkat"):
+        assert ask(Profile.MOUNT, name) == DENY
+    reading, mounting = (rules(p, PID) for p in (Profile.READ, Profile.MOUNT))
+    assert reading[0].keys() - mounting[0].keys() == {"socketpair", "recvmsg"}
+    assert mounting[1] == reading[1] | {"socketpair": mounting[1]["socketpair"]}
+
+
 def test_the_high_half_of_an_argument_does_not_count() -> None:
     # The kernel takes these arguments as int, so does the filter.
     assert ask(Profile.VAULT, "socket", (1 << 32) | 16, 3, 0) == DENY
@@ -128,7 +141,7 @@ def test_no_words_into_a_terminal(profile: Profile) -> None:
 
 def test_a_room_allows_what_its_engines_need() -> None:
     """A child cannot have what its parent's filter denies."""
-    for profile in ENGINES:
+    for profile in (*ENGINES, Profile.MOUNT):
         assert rules(Profile.ROOM, PID)[0].keys() <= rules(profile, PID)[0].keys()
     for family in (1, 2, 10):
         assert ask(Profile.ROOM, "socket", family, 1, 0) == ALLOW

@@ -12,6 +12,7 @@ from capkeep.cli.places import resolve
 from capkeep.errors import EXIT_CODES, EXIT_COMPLETE, Failure, RefusedError, UsageError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from capkeep.host.start import Target
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verbs to the command line."""
-    ls = _verb(commands, "ls", "list what a snapshot holds", _ls)
+    ls = add_verb(commands, "ls", "list what a snapshot holds", _ls)
     ls.add_argument("snapshot", metavar="SNAPSHOT", help="an id, or latest")
     ls.add_argument("paths", nargs="*", metavar="PATH", help="only below these")
     ls.add_argument("--long", "-l", action="store_true", help="owner, mode, size and time too")
-    find = _verb(commands, "find", "find files in all snapshots by name or path", _find)
+    find = add_verb(commands, "find", "find files in all snapshots by name or path", _find)
     find.add_argument("patterns", nargs="+", metavar="PATTERN")
     find.add_argument("--snapshot", default="", help="only in this snapshot")
-    diff = _verb(commands, "diff", "what changed between two snapshots", _diff)
+    diff = add_verb(commands, "diff", "what changed between two snapshots", _diff)
     diff.add_argument("first", metavar="SNAPSHOT")
     diff.add_argument("second", metavar="SNAPSHOT")
-    restore = _verb(commands, "restore", "bring files back, with everything they had", _restore)
+    restore = add_verb(commands, "restore", "bring files back, with everything they had", _restore)
     restore.add_argument("snapshot", metavar="SNAPSHOT", help="an id, or latest")
     restore.add_argument("paths", nargs="*", metavar="PATH", help="only these; default: all")
     place = restore.add_mutually_exclusive_group(required=True)
@@ -46,12 +47,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
                          help="in place: back up nothing before it is replaced")  # fmt: skip
 
 
-def _verb(
+def add_verb(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
     summary: str,
     handler: "Callable[[argparse.Namespace], int]",
 ) -> argparse.ArgumentParser:
+    """A verb that works on one repository."""
     verb = commands.add_parser(name, help=summary)
     verb.add_argument("--repository", "-r", default="", help="needed where there are several")
     verb.set_defaults(handler=handler)
@@ -83,6 +85,7 @@ def converse_with(
     request: "Message",
     on_event: "Callable[[Message], None]",
     target: "Target | None" = None,
+    on_ready: "Callable[[socket.socket, Message], None] | None" = None,
 ) -> "Message":
     """What a room of the repository that is meant answers. Raises CapkeepError."""
     from capkeep.host.direct import converse
@@ -94,10 +97,10 @@ def converse_with(
     if target:
         grant = room.grant._replace(write=(*room.grant.write, target.path))
         room = room._replace(grant=grant)
-    return converse(plan, room, request, on_event, target)
+    return converse(plan, room, request, on_event, target, on_ready)
 
 
-def _finish(result: "Message") -> int:
+def finish(result: "Message") -> int:
     """The exit code of a result; says what failed, the engine's own words below."""
     failure = result.get("failure")
     if failure is None:
@@ -127,8 +130,8 @@ def _view(args: argparse.Namespace, action: str, options: "Message") -> int:
             print(f"capkeep: {message.get('text')}", file=sys.stderr)
 
     if given.is_for(args) and action != "diff":
-        return _finish(given.look(args, request, on_event))
-    return _finish(converse_with(args, RoomKind.VIEWER, request, on_event))
+        return finish(given.look(args, request, on_event))
+    return finish(converse_with(args, RoomKind.VIEWER, request, on_event))
 
 
 def _ls(args: argparse.Namespace) -> int:
@@ -180,13 +183,13 @@ def _restore(args: argparse.Namespace) -> int:
                     "delete": args.delete, "dry_run": args.dry_run},
     }  # fmt: skip
     report = RestoreReport(as_json=args.json)
-    held = Target(target, _open_target(target))
+    held = Target(target, open_target(target))
     try:
         result = converse_with(args, RoomKind.RESTORER, request, report.event, held)
     finally:
         os.close(held.fd)
     report.end(result)
-    return _finish(result)
+    return finish(result)
 
 
 def _restore_own(args: argparse.Namespace) -> int:
@@ -204,17 +207,18 @@ def _restore_own(args: argparse.Namespace) -> int:
         "action": "give", "options": {"snapshot": args.snapshot, "paths": args.paths},
     }  # fmt: skip
     report = GivenReport(as_json=args.json)
-    top = _open_target(target)
+    top = open_target(target)
     try:
         unpacker = Unpacker(top, in_place=args.in_place, overwrite=args.overwrite)
         result = given.restore(args, request, unpacker, report.event)
     finally:
         os.close(top)
-    code = _finish(result)
+    code = finish(result)
     return report.end(result, unpacker, target) or code
 
 
-def _open_target(target: str) -> int:
+def open_target(target: str) -> int:
+    """A handle on a directory, which is made if it is not there. Raises RefusedError."""
     from capkeep.kernel.ways import open_way
 
     try:

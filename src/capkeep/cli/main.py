@@ -19,6 +19,7 @@ VERBS = {
     "capkeep.cli.status": ("status", "history", "log"),
     "capkeep.cli.notify": ("notify",),
     "capkeep.cli.look": ("ls", "find", "diff", "restore"),
+    "capkeep.cli.mount": ("mount",),
     "capkeep.cli.keys": ("key",),
     "capkeep.cli.kit": ("kit",),
     "capkeep.cli.manage": ("plan", "apply", "remove", "doors"),

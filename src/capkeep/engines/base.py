@@ -64,6 +64,7 @@ class Traits(NamedTuple):
     finds_everywhere: bool = True  # `find` searches all snapshots in one call
     copies: bool = False  # it copies snapshots from one repository into another
     remote: Remote | None = None  # of engines with "ssh" among their schemes
+    mounts: bool = False  # it shows snapshots as a filesystem (fuse(4))
     in_place: bool = False  # it is known to restore a path to where it was, and nothing beside it
 
 
@@ -376,6 +377,13 @@ class Engine(Protocol):
     def diff(
         self, call: Call, old: str, new: str, *, metadata: bool = False, lock: bool = True
     ) -> Command: ...
+    def mount(self, call: Call, folder: str) -> Command | None:
+        """Show all snapshots as files, each in a directory with its whole id as name; None without.
+
+        It runs `fusermount` and `fusermount3` for `folder`, and answers on the device that it gets
+        from there until nobody has that open any more.
+        """
+
     def restore(
         self,
         call: Call,

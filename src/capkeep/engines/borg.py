@@ -162,6 +162,9 @@ class Borg:
     ) -> Command:
         return _command(call, "diff", "--json-lines", "--", _named(old), _plain(new))
 
+    def mount(self, call: Call, folder: str) -> Command | None:
+        return None
+
     def restore(
         self,
         call: Call,

@@ -124,6 +124,9 @@ class RdiffBackup:
     ) -> Command:
         return _command(call, "diff", old=old, new=new, metadata=metadata)
 
+    def mount(self, call: Call, folder: str) -> Command | None:
+        return None
+
     def restore(
         self,
         call: Call,

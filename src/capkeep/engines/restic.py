@@ -61,6 +61,7 @@ class Restic:
         ),
         drills=True,
         copies=True,
+        mounts=True,
         in_place=True,
     )  # fmt: skip
 
@@ -140,6 +141,9 @@ class Restic:
         options = ["--metadata"] if metadata else []
         options += _unlocked(lock=lock)
         return _command(call, "diff", "--json", *options, "--", old, new)
+
+    def mount(self, call: Call, folder: str) -> Command | None:
+        return _command(call, "mount", "--path-template=%I", "--", folder)
 
     def restore(
         self,

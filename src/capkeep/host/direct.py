@@ -22,8 +22,13 @@ def converse(
     request: Message,
     on_event: Callable[[Message], None],
     target: Target | None = None,
+    on_ready: Callable[[socket.socket, Message], None] | None = None,
 ) -> Message:
-    """The room's result. Raises StepError when it ends without one, or on Ctrl-C."""
+    """The room's result. Raises StepError when it ends without one, or on Ctrl-C.
+
+    Where a room waits for something to be handed over, `on_ready` does that; what it and the hearer
+    of events raise ends the room.
+    """
     make_run_directories(plan)
     near, far = socket.socketpair()
     with Channel(near) as channel:
@@ -34,7 +39,10 @@ def converse(
                 for message in _heard(channel, request, room):
                     if message.get("event") == "result":
                         return message
-                    on_event(message)
+                    if on_ready is not None and message.get("event") == "ready":
+                        on_ready(channel.sock, message)
+                    else:
+                        on_event(message)
             raise StepError(Failure.INTERRUPTED, f"{room.name} ended without a result")
         finally:
             channel.close()

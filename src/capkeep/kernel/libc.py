@@ -42,9 +42,23 @@ def unshare(flags: int) -> None:
         raise OSError(number, os.strerror(number), "unshare")
 
 
+def setns(fd: int, kind: int) -> None:
+    """setns(2). Raises OSError."""
+    if _libc.setns(fd, kind) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "setns")
+
+
 def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int) -> None:
     """mount(2) without data. Raises OSError naming the target."""
     if _libc.mount(source, target, kind, ctypes.c_ulong(flags), None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fsdecode(target))
+
+
+def umount(target: bytes, flags: int) -> None:
+    """umount2(2). Raises OSError naming the target."""
+    if _libc.umount2(target, flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fsdecode(target))
 

@@ -176,11 +176,17 @@ def spawn(
     return child
 
 
-def branch(work: Callable[[], None]) -> int:
-    """Do `work` in a copy of this program, which ends with it; its process id, to be waited for."""
+def branch(work: Callable[[], None], keep: set[int] | None = None) -> int:
+    """Do `work` in a copy of this program, which ends with it; its process id, to be waited for.
+
+    With `keep` it has these descriptors alone, and a session of its own.
+    """
     pid = os.fork()
     if pid == 0:
         try:
+            if keep is not None:
+                os.setsid()
+                _close_others(keep)
             work()
         finally:
             os._exit(0)

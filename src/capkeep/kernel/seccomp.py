@@ -29,6 +29,7 @@ class Profile(StrEnum):
     VAULT = "vault"  # the vault, the notifier, and what they start
     SEALED = "sealed"  # a command that may read everybody's files: no socket of any kind
     READ = "read"  # an engine that reads files and writes a cache
+    MOUNT = "mount"  # as READ, for one that a program of its own hands a filesystem's device
     RESTORE = "restore"  # an engine that makes files
     HOST = "host"  # as ROOM, for one in which servers are started for a moment
     SERVER = "server"  # such a server, and whoever asks it
@@ -133,8 +134,13 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     engine |= {"kill": (own,), "tgkill": (own,)}
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
-    plain = {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
-    return NEVER | ENGINE | CHANGING, engine | plain
+    engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
+    if profile is Profile.MOUNT:
+        # Connected to each other and to nobody else, for ever: a stream takes no address (unix(7)).
+        engine["socketpair"] = (Condition(0, (_AF_UNIX,)), Condition(1, (_STREAM,), _SOCKET_TYPE))
+        denied = {k: v for k, v in ENGINE.items() if k not in ("socketpair", "recvmsg")}
+        return NEVER | denied | CHANGING, engine
+    return NEVER | ENGINE | CHANGING, engine
 
 
 # -- the program: struct sock_filter { u16 code; u8 jt; u8 jf; u32 k; }

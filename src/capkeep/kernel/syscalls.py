@@ -69,7 +69,7 @@ CHANGING: Final[Numbers] = {
 
 # Allowed or not by their arguments.
 RULED: Final[Numbers] = {
-    "socket": (41, 198), "ioctl": (16, 29), "fcntl": (72, 25), "clone": (56, 220),
+    "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29), "fcntl": (72, 25), "clone": (56, 220),
     "clone3": (435, 435), "kill": (62, 129), "tgkill": (234, 131), "chmod": (90, -1),
     "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "creat": (85, -1),
     "mknod": (133, -1), "mknodat": (259, 33), "open": (2, -1), "openat": (257, 56), "openat2": (437, 437),

@@ -99,7 +99,7 @@ class EngineRoom:
         self.patience = patience
         self.caller = Channel(socket.socket(fileno=CALLER_FD))
         self.wire: Channel | None = None
-        self._profile = profile
+        self.profile = profile  # of the engines that it starts
         self.origin: Channel | None = None
         self._handover: socket.socket | None = None
         self._origin_handover: socket.socket | None = None
@@ -359,7 +359,7 @@ class EngineRoom:
         lent = filter(os.path.exists, hook.write if hook else grant.shared)
         landlock.restrict((*self.writable(), *lent), network=grant.network)
         # An engine that was explicitly given the network keeps sockets, and nothing else.
-        profile = seccomp.Profile.VAULT if grant.network else self._profile
+        profile = seccomp.Profile.VAULT if grant.network else self.profile
         sealed = hook and grant.capabilities
         seccomp.install(seccomp.Profile.SEALED if sealed else profile)
 

@@ -1,5 +1,6 @@
 """One engine call in a room, from the brief to its result."""
 
+import fcntl
 import os
 import stat
 import time
@@ -30,6 +31,8 @@ VERSION_SECONDS = 30
 OUTPUT_LIMIT = 64 << 20  # bytes; restic's lists of snapshots and of a directory are one line
 LAST_WORDS = 4096  # bytes
 NOTE_LIMIT = 64 << 10
+SCRATCHES = 256
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class TooMuch(StepError):
@@ -153,6 +156,20 @@ class Caller:
         """Such as "restic 0.18.0"."""
         numbers = self.engine.abilities(self.version()).version
         return f"{self.engine.name} {'.'.join(map(str, numbers))}"
+
+
+def own_scratch(folder: str) -> tuple[int, str]:
+    """A handle, and the name of a scratch that nobody else has for as long as that is open."""
+    for number in range(SCRATCHES):
+        name = f"tmp-{number}"
+        fd = os.open(f"{folder}/{name}.lock", _LOCK, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+        else:
+            return fd, name
+    raise StepError(Failure.LOCKED, "too many ask for files at the same time")
 
 
 def remove_tree(path: str) -> None:

@@ -6,7 +6,6 @@ file and of every directory above it. It writes nothing of the caller's: he gets
 a pipe, and writes it himself.
 """
 
-import fcntl
 import json
 import os
 from base64 import b64decode
@@ -22,7 +21,15 @@ from capkeep.kernel.peer import Peer, peer_of
 from capkeep.plan import codec
 from capkeep.rooms import rights
 from capkeep.rooms.base import PATIENCE_SECONDS, EngineRoom, option, option_list, serve
-from capkeep.rooms.calls import Caller, TooMuch, done, read_note, remove_tree, write_note
+from capkeep.rooms.calls import (
+    Caller,
+    TooMuch,
+    done,
+    own_scratch,
+    read_note,
+    remove_tree,
+    write_note,
+)
 from capkeep.rooms.latest import newest, own_of
 from capkeep.rooms.outflow import Outflow
 from capkeep.rooms.parcel import names_of
@@ -38,8 +45,6 @@ PATHS: Final = 64  # in one request: each costs several calls of the engine
 SHOWN: Final = dict.fromkeys(("file", "symlink", "fifo", "dev", "chardev", "socket"), 0) | {
     "dir": READ | SEARCH
 }
-SCRATCHES: Final = 256
-LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 ASKED: Final = 200  # directories of whose entries the engine is asked, by the way of one listing
 KNOWN: Final = 5000  # entries that are noted of a snapshot: a call of the engine for each is saved
 NOTES: Final = "ways-"  # names of files in the cache, each with a snapshot's id
@@ -61,7 +66,7 @@ class _Visit:
             self.peer: Peer = peer_of(room.caller.sock)
         except CapkeepError as error:
             raise StepError(Failure.REFUSED, str(error)) from error
-        self._place, scratch = _own_scratch(room.brief.room.grant.write[0])
+        self._place, scratch = own_scratch(room.brief.room.grant.write[0])
         # A member who takes nothing must not keep retention from removing anything.
         self.caller = Caller(room, scratch, unlocked=True)
         self.gives = GIVES[self.caller.engine.name]
@@ -202,20 +207,6 @@ class _Visit:
             if name == rights.ACL:
                 acl = rights.from_attribute(b64decode(value))
         return rights.Node(node.uid, node.gid, node.mode, acl)
-
-
-def _own_scratch(folder: str) -> tuple[int, str]:
-    """The name of a scratch that no other visit has, for as long as the handle is open."""
-    for number in range(SCRATCHES):
-        name = f"tmp-{number}"
-        fd = os.open(f"{folder}/{name}.lock", LOCK, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-        else:
-            return fd, name
-    raise StepError(Failure.LOCKED, "too many ask for files at the same time")
 
 
 def _noted(path: str) -> dict[str, Node]:

@@ -1,4 +1,4 @@
-"""A pipe between two rooms, whose ends their common caller hands to each."""
+"""A pipe between two rooms, whose ends their common caller hands to each; and how such is taken."""
 
 import os
 import select
@@ -11,6 +11,7 @@ from typing import Final
 
 from capkeep.errors import Failure, StepError
 from capkeep.rooms.base import EngineRoom, Stopped
+from capkeep.rooms.protocol import Message
 
 SECONDS: Final = 60
 LEFT_SECONDS: Final = 120  # in which a reader that is left has ended its engine
@@ -21,17 +22,25 @@ PART_BYTES: Final = 1 << 20
 
 def take_pipe(room: EngineRoom) -> int:
     """Say that we are ready, and take an end. Raises StepError for anything else, Stopped."""
-    room.tell({"event": "ready"})
+    return take(room, {}, lambda fd: stat.S_ISFIFO(os.fstat(fd).st_mode), "a pipe")
+
+
+def take(room: EngineRoom, ready: Message, fits: Callable[[int], bool], what: str) -> int:
+    """Say that we are ready, and take one descriptor that fits.
+
+    Raises StepError for anything else, Stopped.
+    """
+    room.tell({"event": "ready", **ready})
     sock = room.caller.sock
     sock.settimeout(SECONDS)
     said, fds, _, _ = socket.recv_fds(sock, 64, 2)
     sock.settimeout(room.patience)
     if not said:
         raise Stopped("the caller is gone")
-    if len(fds) != 1 or not stat.S_ISFIFO(os.fstat(fds[0]).st_mode):
+    if len(fds) != 1 or not fits(fds[0]):
         for fd in fds:
             os.close(fd)
-        raise StepError(Failure.REFUSED, "the caller handed over something else than a pipe")
+        raise StepError(Failure.REFUSED, f"the caller handed over something else than {what}")
     return fds[0]
 
 

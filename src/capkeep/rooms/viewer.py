@@ -20,7 +20,7 @@ HOURS: Final = 12 * 3600
 
 def main() -> int:
     """A viewer's whole life."""
-    actions = {"ls": ls, "find": find, "diff": diff, "holds": holds, "probe": probe}
+    actions = {"ls": ls, "find": find, "diff": diff, "holds": holds, "mount": mount, "probe": probe}
     return serve(actions, seccomp.Profile.READ, patience=PATIENCE_SECONDS)
 
 
@@ -82,6 +82,13 @@ def holds(room: EngineRoom, request: Message) -> Message:
         text = f"snapshot {snapshot.id[:8]} does not hold {min(missing)}"
         raise StepError(Failure.CONFLICT, text, hint="`capkeep ls` shows what it holds")
     return done(caller, "", {"snapshot": snapshot.id})
+
+
+def mount(room: EngineRoom, request: Message) -> Message:
+    """Answer for a filesystem that shows a snapshot, until the caller leaves."""
+    from capkeep.rooms.showing import show  # which names snapshots as is done here
+
+    return show(room, request)
 
 
 def is_at_or_below(path: str, top: str) -> bool:

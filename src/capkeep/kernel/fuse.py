@@ -1,0 +1,137 @@
+"""A filesystem that another process answers for: make it, show a directory of it, take it away.
+
+Whoever holds the device decides what every name, file and link in it is. So whoever made the mount is
+the only user who gets in, nothing in it can be written or run or is a device, and no link is followed.
+Sources: fuse(4), Documentation/filesystems/fuse.rst, fsopen(2), fsmount(2), move_mount(2), umount2(2).
+"""
+
+import os
+import stat
+import struct
+from typing import Final
+
+from capkeep.kernel import libc
+from capkeep.kernel.mounts import Mount, read_mounts, unshare_mounts
+
+DEVICE: Final = "/dev/fuse"
+DEVICE_NUMBER: Final = os.makedev(10, 229)  # Documentation/admin-guide/devices.txt
+KIND: Final = "fuse.capkeep"
+
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 428, 429, 430, 431, 432, 437
+_CLOEXEC, _SET_FLAG, _SET_STRING, _CREATE = 1, 0, 1, 6
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOSYMFOLLOW = 1, 2, 4, 8, 0x200000
+_CLOSED: Final = _RDONLY | _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW
+_OPEN_TREE_CLONE, _AT_EMPTY_PATH = 1, 0x1000
+_FROM_EMPTY, _TO_EMPTY = 0x04, 0x40
+_RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x04, 0x08
+_DETACH: Final = 2
+_CLONE_NEWNS: Final = 0x00020000
+
+
+def make() -> tuple[int, int]:
+    """A device to answer on, and the root of its filesystem, which is mounted nowhere.
+
+    The caller closes both. Its requests wait until somebody answers; when nobody has the device
+    open any more they fail (ENOTCONN). Raises OSError.
+    """
+    device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return device, _root(device)
+    except BaseException:
+        os.close(device)
+        raise
+
+
+def _root(device: int) -> int:
+    context = libc.syscall(DEVICE, _FSOPEN, b"fuse", _CLOEXEC)
+    try:
+        options = {
+            "source": "capkeep", "subtype": "capkeep", "fd": str(device), "rootmode": "40000",
+            "user_id": str(os.geteuid()), "group_id": str(os.getegid()),
+        }  # fmt: skip
+        for name, value in options.items():
+            _configure(context, _SET_STRING, name.encode(), value.encode())
+        for name in ("ro", "default_permissions"):
+            _configure(context, _SET_FLAG, name.encode(), None)
+        _configure(context, _CREATE, None, None)
+        return libc.syscall(DEVICE, _FSMOUNT, context, _CLOEXEC, _CLOSED)
+    finally:
+        os.close(context)
+
+
+def _configure(context: int, what: int, name: bytes | None, value: bytes | None) -> None:
+    libc.syscall(DEVICE, _FSCONFIG, context, what, name, value, 0)
+
+
+def is_device(fd: int) -> bool:
+    """Whether it is a FUSE device."""
+    state = os.fstat(fd)
+    return stat.S_ISCHR(state.st_mode) and state.st_rdev == DEVICE_NUMBER
+
+
+def show(root: int, name: str, folder: int) -> int:
+    """Show the directory `name` of that filesystem at an open directory; the mount's id.
+
+    It takes as long as whoever answers likes. Closes `root`. Raises OSError. For a process with one
+    thread, which is in no directory after it.
+    """
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Before Linux 6.15 only what is mounted somewhere can be copied: it is where nobody looks.
+        unshare_mounts()
+        place = os.open("/usr", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _move(root, place)
+        finally:
+            os.close(place)
+        tree = _copied(root, name)
+    finally:
+        os.close(root)
+        libc.setns(home, _CLONE_NEWNS)
+        os.close(home)
+    try:
+        number = mount_id(tree)
+        _move(tree, folder)
+        return number
+    finally:
+        os.close(tree)  # whoever holds it would keep it from being unmounted
+
+
+def _copied(root: int, name: str) -> int:
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV
+    how = struct.pack("QQQ", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve)
+    found = libc.syscall(name, _OPENAT2, root, name.encode(), how, len(how))
+    try:
+        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
+        return libc.syscall(name, _OPEN_TREE, found, b"", flags)
+    finally:
+        os.close(found)
+
+
+def _move(tree: int, folder: int) -> None:
+    libc.syscall(KIND, _MOVE_MOUNT, tree, b"", folder, b"", _FROM_EMPTY | _TO_EMPTY)
+
+
+def mount_id(fd: int) -> int:
+    """The id of the mount that a descriptor is on, as in mountinfo (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+
+
+def find(number: int) -> Mount | None:
+    """The mount of that id, if it is still there."""
+    return next((m for m in read_mounts() if m.id == number and m.kind == KIND), None)
+
+
+def take_away(number: int) -> None:
+    """Unmount it, wherever it is by now and whoever uses it; nothing if it is gone. Raises OSError."""
+    mount = find(number)
+    if mount is None:
+        return
+    # Whoever owns a directory above may have put another mount in its place.
+    fd = os.open(mount.point, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if mount_id(fd) == number:
+            libc.umount(b"/proc/self/fd/%d" % fd, _DETACH)
+    finally:
+        os.close(fd)
