@@ -27,7 +27,7 @@ def records(product: Product) -> Path:
 def settle_at_once(product: Product) -> None:
     """Let this installation's readers sum what was changed a moment before a backup, too."""
     path = Path(product.home.package, "capkeep/rooms/manifest.py")
-    text, line = path.read_text(), "SETTLED_SECONDS: Final = 60\n"
+    text, line = path.read_text(), "SETTLED_SECONDS: Final = 600\n"
     assert line in text
     path.write_text(text.replace(line, "SETTLED_SECONDS: Final = 0\n"))
 

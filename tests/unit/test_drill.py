@@ -232,7 +232,7 @@ class Asking(Cut):
 
     def __init__(self) -> None:
         super().__init__(None)
-        self._job = cast("Job", SimpleNamespace(include=("/etc", "/srv/data"), canary="/root/bird"))
+        self._job = Job("job", ("repo",), ("/etc", "/srv/data"), canary="/root/bird")
         self.asked: list[str] = []
 
     def compare_live(self, result: Message) -> None:

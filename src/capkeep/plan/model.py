@@ -345,6 +345,15 @@ class Job(NamedTuple):
     drill: Drill | None = None
     copies: Copy | None = None
 
+    def holds(self, path: str) -> bool:
+        """Whether that plain path is a source's, or the canary."""
+        tops = (*self.include, self.canary) if self.canary else self.include
+        plain = path.startswith("/") and "//" not in path and "\0" not in path
+        return (
+            plain and not {".", ".."} & {*path.split("/")}
+            and any(path == top or path.startswith(f"{top.rstrip('/')}/") for top in tops)
+        )  # fmt: skip
+
 
 UNFINISHED: Final = "unfinished"  # in a dump's directory: what is no dump yet
 BEFORE: Final = "unfinished.before"  # the last good one, while the next takes its place

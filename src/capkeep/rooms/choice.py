@@ -92,8 +92,10 @@ class Choice:
             differs(path, "was read at backup time, and is not in the snapshot")
         left = self._settings.max_bytes - sum(entry.size for entry in self._always)
         read = []
+        half = left // 2
         for entry in self._read:
-            if entry.size <= left:
+            if entry.size <= half:
+                half -= entry.size
                 left -= entry.size
                 read.append(entry)
         return [*self._always, *read, *self._sample.chosen(max(0, left))]

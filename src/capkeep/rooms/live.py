@@ -12,7 +12,6 @@ from capkeep.plan.model import Job
 from capkeep.rooms.base import EngineRoom, option, option_list
 from capkeep.rooms.protocol import Message, ProtocolError, encode
 from capkeep.rooms.sums import BATCH, describe, key_of, latest_above
-from capkeep.rooms.viewer import is_at_or_below
 
 FILES_MOST: Final = 1000  # in one visit
 SECONDS: Final = 3600
@@ -26,20 +25,13 @@ def tell_live(room: EngineRoom, job: Job, request: Message) -> None:
     if len(paths) > FILES_MOST or not 16 <= len(nonce) <= 64 or before <= 0:
         raise ProtocolError(f"at most {FILES_MOST} paths, with a nonce and a time")
     for path in paths:
-        if not is_of(job, path):
+        if not job.holds(path):
             raise ProtocolError("a path is not the job's")
     key = key_of(dict(room.brief.secrets).get("password", ""), nonce)
     teller = _Teller(room)
     for path in paths:
         teller.take({"path": path, **_live(room, path, key, before, teller)})
     teller.flush()
-
-
-def is_of(job: Job, path: str) -> bool:
-    """Whether it is a plain path of the job's."""
-    places = (*job.include, *((job.canary,) if job.canary else ()))
-    plain = path.startswith("/") and "//" not in path and not {".", ".."} & {*path.split("/")}
-    return plain and any(is_at_or_below(path, p) for p in places)
 
 
 def _live(room: EngineRoom, path: str, key: bytes, before: int, teller: "_Teller") -> Message:

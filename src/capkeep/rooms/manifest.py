@@ -1,7 +1,7 @@
 """What a reader reads beside its engine: keyed sums of a part of the files, for drills to come.
 
 A file that changes after its backup can never again be compared with what it was. So after each backup
-of a job with drills the reader sums some of the files that have not changed since a minute before the
+of a job with drills the reader sums some of the files that have not changed since some minutes before the
 engine began: what the engine has kept of them must be what is read now. The key comes from the repository's
 password and a nonce of the reader's own (`rooms/sums.py`); the runner keeps the sums for drills
 (`run/manifest.py`).
@@ -18,7 +18,6 @@ from hashlib import blake2b
 from typing import Final
 
 from capkeep.rooms.base import EngineRoom
-from capkeep.rooms.live import is_of
 from capkeep.rooms.protocol import Message, encode
 from capkeep.rooms.sums import MANIFEST, content_sum, key_of, latest_above, open_unled, text_sum
 
@@ -27,8 +26,9 @@ BYTES_MOST: Final = 64 << 20
 TEXT_MOST: Final = 256 << 10  # characters of the message
 SECONDS: Final = 5.0
 # A page that is mapped and dirty is written to without a change of time, until it has been written out:
-# after 30 seconds at the latest, looked for every 5 (vm.dirty_expire_centisecs).
-SETTLED_SECONDS: Final = 60
+# after half a minute as kernels come (vm.dirty_expire_centisecs), after minutes on some laptops.
+SETTLED_SECONDS: Final = 600
+NAME_MOST: Final = 6 * 4096 + 2  # bytes of a quoted path (PATH_MAX): "\u0001" is one of it
 CIRCLE: Final = 1 << 64
 UNKNOWN: Final = "\ufffd"  # in a name that is not UTF-8, which no drill can ask for
 
@@ -48,6 +48,8 @@ class Turn:
 
     def take(self, name: bytes) -> None:
         """A file, by its path as a JSON string."""
+        if len(name) > NAME_MOST:
+            return
         place = int.from_bytes(blake2b(name, digest_size=8).digest())
         distance = (place - self.begin) % CIRCLE
         if len(self._heap) < self._most:
@@ -89,11 +91,11 @@ class Summing:
                 break
             # One that is never read to its end is passed over the next time.
             self._done.append((place, None))
-            if UNKNOWN in path or not is_of(self._job, path):
+            if UNKNOWN in path or not self._job.holds(path):
                 continue
             try:
                 item = self._summed(path, key, left)
-            except OSError:
+            except (OSError, ValueError):  # an engine may name what is no name
                 continue
             except _NoRoom:
                 self._done.pop()
@@ -140,8 +142,10 @@ class Summing:
         if self.over:
             raise Over
 
-    def message(self) -> Message:
-        """What is known by now."""
+    def message(self) -> Message | None:
+        """What is known by now, if anything is."""
+        if not self._check:
+            return None
         done = list(self._done)
         begin = self._turn.begin
         end = (done[-1][0] + 1) % CIRCLE if done else begin
@@ -153,11 +157,6 @@ class Summing:
 
 class _NoRoom(Exception):
     """It has its turn the next time."""
-
-
-def has_time(begun: int, seconds: float) -> bool:
-    """Whether a backup that began at `begun`, and may take so long, can wait for it."""
-    return time.time_ns() - begun + 2 * SECONDS * 1e9 < seconds * 1e9
 
 
 def tell_manifest(room: EngineRoom, turn: Turn, begun: int) -> None:
@@ -177,7 +176,8 @@ def tell_manifest(room: EngineRoom, turn: Turn, begun: int) -> None:
         return
     _await(worker.join, worker.is_alive, lambda: room.tell({"event": "alive"}))
     summing.over = True
-    room.tell(summing.message())
+    if (message := summing.message()) is not None:
+        room.tell(message)
 
 
 def _await(

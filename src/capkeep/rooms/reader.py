@@ -36,6 +36,7 @@ PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
 OWNERS_NAMED: Final = 3
 UNSEEN: Final = "mounted since `capkeep apply`, and not seen in this room: apply again"
 WRONG_OWNER: Final = "kept with a wrong owner, as its own is above 65535 or nobody: apply again"
+CLOCK_TOLERANCE: Final = 5 * 10**9  # nanoseconds by which a clock may be put right in a backup
 KINDS: Final = {stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 
@@ -56,6 +57,7 @@ def look_around(room: EngineRoom, request: Message) -> Message:
 
 def backup(room: EngineRoom, request: Message) -> Message:
     """Run the engine over the job's sources and report all that it said, for the gate to judge."""
+    asked = boot_time()
     job = room.brief.job
     assert job is not None, "a reader has a job"
     dry_run = option(request, "dry_run", default=False)
@@ -79,7 +81,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     visible = _visible(room, caller.engine, job)
     watch = (job.canary,) if job.canary else ()
     command = caller.engine.backup(caller.call, visible, dry_run=dry_run, watch=watch)
-    begun = time.time_ns()
+    begun, steady = time.time_ns(), boot_time()
     code = caller.run(command, take, job.timeout_seconds)
     if room.brief.mode is Mode.USER:
         _tell_foreign_owners(room, job)
@@ -97,8 +99,15 @@ def backup(room: EngineRoom, request: Message) -> Message:
         **room.finish_wire(),
     }
     if kept and found is None and not caller.engine.partial(code):
-        kept.tell(room, begun, seconds)
+        clock_kept = abs(time.time_ns() - begun - (boot_time() - steady)) < CLOCK_TOLERANCE
+        if clock_kept:  # else times of change say nothing
+            kept.tell(room, begun, asked + int(seconds * 10**9))
     return result
+
+
+def boot_time() -> int:
+    """Nanoseconds since the machine was started, by a clock that nobody sets (clock_gettime(2))."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class _Kept:
@@ -120,15 +129,15 @@ class _Kept:
                 self._turn = Turn(self._begin)
             self._turn.take(name)
 
-    def tell(self, room: EngineRoom, begun: int, seconds: float) -> None:
+    def tell(self, room: EngineRoom, begun: int, until: int) -> None:
         """Sum those whose turn it is, if there is time.
 
-        The engine began at `begun` (nanoseconds since 1970), and all may take `seconds`.
+        The engine began at `begun` (nanoseconds since 1970); all is to be over at the boot time `until`.
         """
         if self._turn is not None:
-            from capkeep.rooms.manifest import has_time, tell_manifest
+            from capkeep.rooms.manifest import SECONDS, tell_manifest
 
-            if has_time(begun, seconds):
+            if boot_time() + int(2 * SECONDS * 10**9) < until:
                 tell_manifest(room, self._turn, begun)
 
 

@@ -21,7 +21,7 @@ from capkeep.run.ask import Visit
 from capkeep.run.attempts import LockPatience
 from capkeep.run.errand import Errand
 from capkeep.run.heard import Heard
-from capkeep.run.manifest import Manifest, Shelf, asked, is_of
+from capkeep.run.manifest import Manifest, Shelf, asked
 from capkeep.run.manifest import compared as compared_with_read
 from capkeep.run.step import Ledger, result_of, write_down
 
@@ -116,8 +116,10 @@ class _Drill:
         if options.get("older"):
             chosen = self._asked(self._errand.room, {**request, "action": "choose"}, self._take)
             found = chosen.get("facts")
-            if verdict.failure_of(chosen) is not None or not isinstance(found, dict):
+            if verdict.failure_of(chosen) is not None:
                 return chosen
+            if not isinstance(found, dict):
+                raise StepError(Failure.ENGINE, "the prover has chosen no snapshot")
             options |= {"snapshot": str(found.get("snapshot")), "moment": found.get("moment")}
         options |= self._read_of(str(options.get("snapshot")))
         return self._asked(self._errand.room, {**request, "options": options}, self._take)
@@ -192,7 +194,7 @@ class _Drill:
         by_path = {str(file.get("path")): file for file in self._files}
         known = len(by_path)
         # An older snapshot may hold what is the job's no more, and no reader would tell of it.
-        by_path = {path: file for path, file in by_path.items() if is_of(path, self._job)}
+        by_path = {path: file for path, file in by_path.items() if self._job.holds(path)}
         self._counts["left"] += known - len(by_path)
         for paths in _parts(by_path):
             self._ask_live(by_path, paths, {"nonce": nonce, "before": before})

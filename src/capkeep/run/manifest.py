@@ -20,6 +20,7 @@ FOLDER: Final = "manifests"  # in the record's directory
 FILES_MOST: Final = 200  # of one snapshot
 PATH_MOST: Final = 4096  # characters (PATH_MAX)
 TEXT_MOST: Final = 1 << 20  # bytes of one manifest
+SHORT: Final = 8  # digits of a snapshot's id that tell it from others
 KEPT: Final = 400  # of a job in one repository
 KEPT_BYTES: Final = 16 << 20
 YEAR_SECONDS: Final = 365 * 24 * 3600
@@ -78,7 +79,7 @@ def _file(item: object, job: Job) -> tuple[str, Read]:
     if not isinstance(item, list) or len(item) != 5:
         raise ValueError("a file has a path, a size, a time and a sum")
     path, size, mtime, stayed, content = item
-    if not isinstance(path, str) or len(path) > PATH_MOST or not is_of(path, job):
+    if not isinstance(path, str) or len(path) > PATH_MOST or not job.holds(path):
         raise ValueError("a path is not the job's")
     right = (
         _is_below(size, 1 << 63) and isinstance(mtime, int) and abs(mtime) < 1 << 63
@@ -91,13 +92,6 @@ def _file(item: object, job: Job) -> tuple[str, Read]:
 
 def _is_below(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < most
-
-
-def is_of(path: str, job: Job) -> bool:
-    """Whether a path is one that the job's reader tells of."""
-    places = (*job.include, *((job.canary,) if job.canary else ()))
-    plain = "//" not in path and "\0" not in path and not {".", ".."} & {*path.split("/")}
-    return plain and any(path == p or path.startswith(f"{p.rstrip('/')}/") for p in places)
 
 
 def compared(restored: Message, read: Read) -> tuple[str, str]:
@@ -131,7 +125,7 @@ def asked(manifest: Manifest, seed: str, sample: int, *, whole: bool) -> list[st
 
 
 class Shelf:
-    """The manifests of a job in one repository: the newest, and none for longer than a year."""
+    """The manifests of a job in one repository: the newest of them."""
 
     def __init__(self, records: str, job: Job, repository: str) -> None:
         """`records`: Places.records."""
@@ -165,17 +159,22 @@ class Shelf:
         except BaseException:
             os.unlink(part)
             raise
+        _prune(self._folder, started)
         for folder in _folders(self._top):
-            _prune(folder, started - YEAR_SECONDS)
+            if folder != self._folder:
+                _forget(folder, started - YEAR_SECONDS)
 
     def of(self, snapshot: str) -> Manifest | None:
         """What was read of that snapshot's files; None where nothing right is kept."""
-        for name in reversed(_names(self._folder)) if snapshot else ():
-            if name[2].startswith(snapshot) or snapshot.startswith(name[2]):
-                with suppress(OSError, ValueError, RecursionError):
-                    with open(open_regular(f"{self._folder}/{name[0]}"), "rb") as file:
-                        said = json.loads(file.read(TEXT_MOST))
-                    return parse(said, self.job) if isinstance(said, dict) else None
+        # Of several that claim to be of one snapshot the first was told when it was made.
+        found = [n for n in _names(self._folder) if snapshot.startswith(n[2][:SHORT])]
+        found = [n for n in found if n[2].startswith(snapshot) or snapshot.startswith(n[2])]
+        if not found or len(snapshot) < SHORT or len({n[2][: len(snapshot)] for n in found}) > 1:
+            return None
+        with suppress(OSError, ValueError, RecursionError):
+            with open(open_regular(f"{self._folder}/{found[0][0]}"), "rb") as file:
+                said = json.loads(file.read(TEXT_MOST))
+            return parse(said, self.job) if isinstance(said, dict) else None
         return None
 
 
@@ -195,11 +194,21 @@ def _folders(top: str) -> Iterator[str]:
                 yield from (f"{top}/{job}/{name}" for name in os.listdir(f"{top}/{job}"))
 
 
-def _prune(folder: str, oldest: float) -> None:
-    size = 0
-    for count, name in enumerate(reversed(_names(folder))):
+def _prune(folder: str, now: float) -> None:
+    """Keep the newest; what is from the future was made by a clock that was wrong."""
+    size = count = 0
+    for name in reversed(_names(folder)):
         path = f"{folder}/{name[0]}"
         with suppress(OSError):
             size += os.lstat(path).st_size
-            if count and (count >= KEPT or size > KEPT_BYTES or int(name[1]) < oldest):
+            count += 1
+            if int(name[1]) > now or (count > 1 and (count > KEPT or size > KEPT_BYTES)):
                 os.unlink(path)
+
+
+def _forget(folder: str, oldest: float) -> None:
+    """What another job, or one that is no more, has long not added to."""
+    for name in _names(folder):
+        if int(name[1]) < oldest:
+            with suppress(OSError):
+                os.unlink(f"{folder}/{name[0]}")

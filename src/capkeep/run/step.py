@@ -168,7 +168,9 @@ def _ask(
 
                     result = fed(errand, connection, heard, ledger, deadline)
                 else:
-                    result = connection.ask(errand.request, heard.take, ledger.caller, deadline)
+                    result = connection.ask(
+                        _timed(errand, deadline), heard.take, ledger.caller, deadline
+                    )
         except StepError as error:
             result = result_of(error)
         if not job or verdict.failure_of(result) is not Failure.LOCKED:
@@ -184,6 +186,15 @@ def _ask(
     if errand.on_result:
         errand.on_result(result)
     return heard, result
+
+
+def _timed(errand: Errand, deadline: float) -> Message:
+    """What is asked; a reader that sums files for drills is told how many seconds all may still take."""
+    options = errand.request.get("options")
+    if errand.shelf is None or not isinstance(options, dict):
+        return errand.request
+    left = int(deadline - time.monotonic())
+    return {**errand.request, "options": {**options, "seconds": left}}
 
 
 def write_down(

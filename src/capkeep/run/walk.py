@@ -205,10 +205,10 @@ class Walk:
             room = self._plan.room(f"reader-{job.name}-{name}")
             options: Message = {"dry_run": action == "dry-run"}
             shelf = self._shelf(job, name) if action == "backup" and job.drill else None
-            left = max(0.0, end - time.monotonic())
             if shelf:
-                options |= {"turn": shelf.begin(), "seconds": int(left)}
+                options["turn"] = shelf.begin()
             request: Message = {"action": "backup", "options": options}
+            left = max(0.0, end - time.monotonic())
             done = yield Errand(action, room, request, left, shelf=shelf)
             if made is not None:
                 made += [done] if done.kind == action and done.repository == name else []
