@@ -90,6 +90,8 @@ ROWS: Final = (
         Spoil("acl-dir", "attribute", reads(1), DEFAULT_ACL)),
     Row("file capabilities", ("capabilities",), BOTH,
         Spoil("ping", "attribute", b"", "security.capability")),
+    Row("other `security.` attributes (SELinux's, IMA's)", ("security_attributes",),
+        NOT, None, "named, where they cannot be set"),
     Row("`trusted.` attributes", ("trusted_attributes",), NOT, None, "not kept"),
     Row("hard links", ("hard_links",), NOT, Spoil("second", "part"), "as one file"),
     Row("holes of sparse files", ("holes",), NOT, Spoil("sparse", "fill"), "as holes"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from capkeep.rooms.restorer import nanoseconds
 from tests.contract.declared import BORG, OLD_RESTIC, RDIFF, RESTIC, Differs, behaviour, yes
 from tests.contract.scenes import Scenes, Tree
-from tests.contract.tree import SPARSE_SIZE, Kept
+from tests.contract.tree import LABEL, SPARSE_SIZE, Kept
 
 BACK = "Everything comes back"
 LISTED = "Listings"
@@ -103,6 +103,41 @@ def access_lists(scenes: Scenes) -> str:
 @behaviour(BACK, "file capabilities")
 def capabilities(scenes: Scenes) -> str:
     return _compared(scenes.tree, _attributes("security.capability"))
+
+
+@behaviour(
+    BACK, "each other `security.` attribute (SELinux's, IMA's) that the restorer may not set is named",
+    Differs(RESTIC, "left out, and the restore says so"),
+)  # fmt: skip
+def security_attributes(scenes: Scenes) -> str:
+    restored = scenes.labels.restored
+    if restored.ok and not restored.all("difference"):
+        told = isinstance(said := restored.result["summary"], dict) and said["left_out"]
+        return "left out, and the restore says so" if told else "silence"
+    named = {
+        os.path.basename(str(m["path"])) for m in restored.all("difference")
+        if f"attribute {LABEL} could not be set" in str(m["detail"])
+    }  # fmt: skip
+    counted = f"{LABEL} of 2 files" in str(restored.result["text"])
+    return yes(named == {"labelled", "labelled too"} and counted, restored)
+
+
+@behaviour(
+    BACK, "and all else of such a file", Differs(OLD_RESTIC, "without its other attributes"),
+)  # fmt: skip
+def beside_security_attributes(scenes: Scenes) -> str:
+    before, after = (
+        {
+            name: kept._replace(
+                xattrs=tuple(x for x in kept.xattrs if x[0] != LABEL),
+                mtime_ns=kept.mtime_ns // SECOND,
+            )
+            for name, kept in found.items()
+        }
+        for found in (scenes.labels.before, scenes.labels.after)
+    )
+    bare = {name: kept._replace(xattrs=()) for name, kept in before.items()}
+    return "without its other attributes" if after == bare else yes(after == before, after)
 
 
 @behaviour(BACK, "`trusted.` attributes do not: only root sees them")

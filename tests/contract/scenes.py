@@ -59,6 +59,14 @@ class Tree(NamedTuple):
     entries: dict[str, Message]
 
 
+class Labels(NamedTuple):
+    """Attributes that no room may set."""
+
+    restored: Heard
+    before: dict[bytes, Kept]
+    after: dict[bytes, Kept]
+
+
 class Trouble(NamedTuple):
     """What may not be read, or is not there."""
 
@@ -178,6 +186,14 @@ class Scenes:
         listed = stand.ask(VIEWER, "tree", "ls", snapshot="latest", paths=[])
         entries = {str(m["path"]): m for m in listed.all("entry")}
         return Tree(made, restored, before, tree.manifest(back), top, back, entries)
+
+    @scene
+    def labels(self) -> Labels:
+        top = self.stand.source("labels")
+        tree.label(top)
+        assert self.stand.back_up("labels").verdict(self.stand.plan.job("labels")) == "complete"
+        restored, back = self.stand.restore("labels")
+        return Labels(restored, tree.manifest(top), tree.manifest(back))
 
     @scene
     def trouble(self) -> Trouble:

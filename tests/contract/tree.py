@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 CAPABILITY = struct.pack("<IIIII", 0x02000000 | 1, 1 << 13, 0, 0, 0)  # cap_net_raw=ep, revision 2
 SPARSE_SIZE = 32 << 20
+# Of no security module: what security.selinux is on a host without SELinux.
+LABEL = "security.capkeep"
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -95,6 +97,15 @@ def _files(top: Path) -> None:
     (top / "ping").write_text("#!")
     (top / "ping").chmod(0o755)
     os.setxattr(top / "ping", "security.capability", CAPABILITY)
+
+
+def label(top: Path) -> None:
+    """Files with an attribute that no room may set, each before others that rooms may."""
+    for name in ("labelled", "labelled too"):
+        (top / name).write_text("x")
+        os.setxattr(top / name, LABEL, b"x")
+        os.setxattr(top / name, "user.note", b"x")
+        os.setxattr(top / name, "security.capability", CAPABILITY)
 
 
 def _names(top: Path) -> None:

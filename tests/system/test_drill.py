@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 from capkeep.plan.model import RoomKind
+from tests.contract.tree import LABEL
+from tests.engines import restic_programs
 from tests.rooms.house import wait_for
 from tests.system.conftest import SECONDS, Product, Said
 from tests.system.scenes import processes, programs, random_file, start
@@ -78,6 +80,10 @@ def test_a_drill_restores_owners_and_all_and_finds_them_right(any_engine: Produc
     if (product.source / "users").exists():
         return
     furnish(product.source)
+    os.setxattr(product.source / "capable", LABEL, b"x")
+    if product.home.compiled().repositories[0].program != str(restic_programs()["0.14"]):
+        os.setxattr(product.source / "users", LABEL, b"x")
+        os.setxattr(product.source / "users", "user.after", b"kept as well")
     drilled(product)
     assert product("run").code == 0
     done = product("drill", "--json")

@@ -1,6 +1,7 @@
 """A drill notices of each kind of metadata just what the reference says (docs/reference/fidelity.md)."""
 
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -38,9 +39,15 @@ def noticed(facts: dict[str, object], top: Path) -> set[str]:
     return {str(path).removeprefix(f"{top}/") for path, _ in found}
 
 
+def label(top: Path) -> None:
+    (top / "labelled").write_text("x")
+    os.setxattr(top / "labelled", tree.LABEL, b"x")
+
+
 def wrong(product: Product, spoils: list[Spoil], top: Path) -> str:
     """A snapshot in which each of these is not as it is live then."""
     tree.make(top)
+    label(top)
     for one in spoils:
         spoil.spoil(str(top), one)
     restic(product, "backup", "--tag=capkeep:job", str(product.source))
@@ -48,6 +55,7 @@ def wrong(product: Product, spoils: list[Spoil], top: Path) -> str:
     top.rename(Path(product.home.base, "spoilt"))
     top.mkdir()
     tree.make(top)
+    label(top)
     return str(made["id"])
 
 

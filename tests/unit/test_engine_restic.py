@@ -131,13 +131,15 @@ def test_abilities_are_asked_for_by_name() -> None:
     assert not {"--sparse", "--overwrite=never", "--verify"} & set(plain)
     rich = RESTIC.restore(CALL, "latest", "/t", verify=True, sparse=True, keep_existing=True).argv
     assert {"--sparse", "--overwrite=never", "--verify"} <= set(rich)
+    assert not any(word.startswith("--exclude-xattr") for word in rich)
+    assert "--exclude-xattr=security.*" in RESTIC.restore(CALL, "latest", "/t", plain=True).argv
 
 
 def test_abilities_follow_from_the_version() -> None:
     old = RESTIC.abilities(b"restic 0.14.0 compiled with go1.19.8 on linux/amd64\n")
-    assert old == ((0, 14, 0), False, False, False)
+    assert old == ((0, 14, 0), False, False, False, False)
     new = RESTIC.abilities(b"restic 0.19.1-dev (compiled manually) compiled with go1.26\n")
-    assert new == ((0, 19, 1), True, True, True)
+    assert new == ((0, 19, 1), True, True, True, True)
     with pytest.raises(ValueError, match="restic version"):
         RESTIC.abilities(b"bash: restic: command not found")
 

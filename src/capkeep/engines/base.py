@@ -65,6 +65,7 @@ class Traits(NamedTuple):
     copies: bool = False  # it copies snapshots from one repository into another
     remote: Remote | None = None  # of engines with "ssh" among their schemes
     mounts: bool = False  # it shows snapshots as a filesystem (fuse(4))
+    names_unset: bool = True  # a restore names each attribute that it could not set
     in_place: bool = False  # it is known to restore a path to where it was, and nothing beside it
 
 
@@ -126,6 +127,7 @@ class Abilities(NamedTuple):
     sparse_restore: bool  # holes come back as holes
     keep_existing: bool  # a restore can leave what is already there alone
     restore_events: bool  # a restore names what it could not restore
+    plain_restore: bool = False  # a restore can leave attributes out that only root may set
 
 
 # -- what an engine says while it makes a snapshot
@@ -160,6 +162,14 @@ class Unreadable(NamedTuple):
 
     path: str
     cause: Cause
+    detail: str
+
+
+class Unset(NamedTuple):
+    """An extended attribute that a restore could not give to a path; all else of the path is there."""
+
+    path: str
+    attribute: str
     detail: str
 
 
@@ -200,7 +210,7 @@ class Summary(NamedTuple):
     dry_run: bool = False
 
 
-Event = Progress | Unreadable | Warned | Said | Seen | Summary
+Event = Progress | Unreadable | Unset | Warned | Said | Seen | Summary
 
 
 class Diagnosis(NamedTuple):
@@ -394,10 +404,12 @@ class Engine(Protocol):
         verify: bool = False,
         sparse: bool = False,
         keep_existing: bool = False,
+        plain: bool = False,
     ) -> Command:
         """Restore literal paths (all if none) below the target.
 
-        `sparse` and `keep_existing` need the ability of that name.
+        `sparse`, `keep_existing` and `plain` need the ability of that name. With `plain` no
+        `security.` attribute is set but file capabilities.
         """
 
     def forget(

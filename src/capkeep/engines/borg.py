@@ -175,6 +175,7 @@ class Borg:
         verify: bool = False,
         sparse: bool = False,
         keep_existing: bool = False,
+        plain: bool = False,
     ) -> Command:
         options = ["--progress", "--numeric-ids"]
         options += ["--sparse"] if sparse else []

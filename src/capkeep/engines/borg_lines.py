@@ -19,6 +19,7 @@ from capkeep.engines.base import (
     Seen,
     Summary,
     Unreadable,
+    Unset,
     Warned,
 )
 from capkeep.engines.causes import cause_of_errno
@@ -208,6 +209,9 @@ class RestoreReader(Lines):
         if message.get("type") == "progress_percent":
             current, total = as_int(message.get("current")), as_int(message.get("total"))
             return (Progress(0, 0, current, total, (), 0),)
+        if message.get("type") == "attribute":
+            path, name = real(as_text(message.get("path"))), as_text(message.get("name"))
+            return (Unset(path, name, as_text(message.get("message"))),)
         text = self.trouble(message) if message.get("type") == "log_message" else ""
         if not text:
             return ()

@@ -137,6 +137,7 @@ class RdiffBackup:
         verify: bool = False,
         sparse: bool = False,
         keep_existing: bool = False,
+        plain: bool = False,
     ) -> Command:
         return _command(call, "restore", session=snapshot, target=target, paths=list(include))
 

@@ -16,6 +16,7 @@ from capkeep.engines.base import (
     Snapshot,
     Summary,
     Unreadable,
+    Unset,
     Warned,
 )
 from capkeep.engines.causes import cause_of_errno
@@ -126,6 +127,9 @@ class RestoreReader(LineReader):
             detail = as_text(item.get("detail"))
             self._tail.add(detail)
             return (Unreadable(as_text(item["unrestored"]), _cause(item), detail),)
+        if "unset" in item:
+            path, name = as_text(item["unset"]), as_text(item.get("attribute"))
+            return (Unset(path, name, as_text(item.get("detail"))),)
         end = item.get("end")
         if isinstance(end, dict):
             files = as_int(end.get("files"))

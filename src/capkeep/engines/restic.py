@@ -62,6 +62,7 @@ class Restic:
         drills=True,
         copies=True,
         mounts=True,
+        names_unset=False,  # but to root (restic, internal/fs/node.go)
         in_place=True,
     )  # fmt: skip
 
@@ -81,6 +82,7 @@ class Restic:
             sparse_restore=version >= (0, 15),  # restic CHANGELOG 0.15.0
             keep_existing=version >= (0, 17),  # --overwrite, 0.17.0
             restore_events=version >= (0, 17),  # JSON errors, 0.17.0
+            plain_restore=version >= (0, 18),  # --exclude-xattr, 0.18.0
         )
 
     def init(self, call: Call) -> Command:
@@ -155,6 +157,7 @@ class Restic:
         verify: bool = False,
         sparse: bool = False,
         keep_existing: bool = False,
+        plain: bool = False,
     ) -> Command:
         options = ["--json", f"--target={target}"]
         options += [f"--include={_literal(path)}" for path in include]
@@ -164,6 +167,8 @@ class Restic:
             options.append("--sparse")
         if keep_existing:
             options.append("--overwrite=never")
+        if plain:
+            options += ["--exclude-xattr=security.*", "--exclude-xattr=!security.capability"]
         return _command(call, "restore", *options, "--", snapshot)
 
     def forget(

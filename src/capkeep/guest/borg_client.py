@@ -91,6 +91,33 @@ def show_own_times() -> None:
     parseformat.ArchiveFormatter.get_item_data = get_item_data
 
 
+def name_unset() -> None:
+    """Have each attribute that cannot be set told with its path, and be all that is missing then.
+
+    Of a file borg itself tells only the descriptor's number.
+    """
+    from borg import xattr
+
+    plain = xattr.setxattr
+
+    def setxattr(path, name: bytes, value: bytes, *, follow_symlinks: bool = True) -> None:
+        try:
+            plain(path, name, value, follow_symlinks=follow_symlinks)
+        except OSError as error:
+            try:
+                place = os.readlink(b"/proc/self/fd/%d" % path) if isinstance(path, int) else path
+            except OSError:
+                place = b""
+            top = os.getcwdb().rstrip(b"/") + b"/"
+            said = {
+                "type": "attribute", "path": os.fsdecode(place.removeprefix(top)),
+                "name": name.decode(errors="replace"), "message": os.strerror(error.errno or 0),
+            }  # fmt: skip
+            print(json.dumps(said), file=sys.stderr)
+
+    xattr.setxattr = setxattr
+
+
 def expect(archiver, path: str) -> None:
     """Removing starts with a look, under the same lock, at whether all is there that should be."""
     with open(path, encoding="ascii") as file:
@@ -138,6 +165,7 @@ def main(program: str, arguments: list[str]) -> int:
     watch(archiver, helpers)
     show_unknown_bytes(archiver)
     show_own_times()
+    name_unset()
     if wanted := os.environ.get("CAPKEEP_EXPECT"):
         expect(archiver, wanted)
     launch.run(program, arguments)

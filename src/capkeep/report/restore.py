@@ -52,3 +52,5 @@ class RestoreReport:
                 f" from snapshot {str(summary.get('snapshot'))[:8]} to {summary.get('target')}"
             )
             print("verified: type, owner, mode, size and time of every one of them")
+            if left_out := summary.get("left_out"):
+                print(f"not restored, if there were any: {clean(str(left_out))}")

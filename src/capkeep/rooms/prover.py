@@ -336,7 +336,7 @@ class _Drill:
         abilities = caller.engine.abilities(caller.version())
         command = caller.engine.restore(
             caller.call, self._word, target, include=paths, verify=True,
-            sparse=abilities.sparse_restore,
+            sparse=abilities.sparse_restore, plain=abilities.plain_restore,
         )  # fmt: skip
         devices = {e.path for e in entries() if e.kind in DEVICES} if not paths else set()
         reader = _Complaints(caller.engine.read_restore(), devices)

@@ -374,7 +374,7 @@ class _Hearing:
             self._room.tell({"event": "message", "text": event.text})
         elif isinstance(event, Seen):
             self._canary_seen = True
-        else:
+        elif isinstance(event, Summary):
             self._summary = event
 
     def _show(self, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from capkeep.rooms.latest import LATEST
 from capkeep.rooms.listing import snapshot_for, word_for
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, ProtocolError
+from capkeep.rooms.unset import UnsetReader, left_out
 from capkeep.rooms.viewer import is_at_or_below, snapshot_name
 
 DAYS: Final = 7 * 24 * 3600
@@ -98,25 +99,33 @@ def restore(room: EngineRoom, request: Message) -> Message:
     abilities = caller.engine.abilities(caller.version())
     command = caller.engine.restore(
         caller.call, word, wish.target or "/", include=wish.paths, verify=True,
-        sparse=abilities.sparse_restore,
+        sparse=abilities.sparse_restore, plain=abilities.plain_restore,
     )  # fmt: skip
     reader = _Owners(
         caller.engine.read_restore(), forgive=room.brief.mode is Mode.USER,
         only=() if wish.target else wish.paths,
     )  # fmt: skip
-    code = caller.run(command, pass_on(room, reader), DAYS)
+    unset = UnsetReader(reader, wish.target or "/")
+    code = caller.run(command, pass_on(room, unset), DAYS)
+    unset.tell(room)
     if not reader.nothing_else:
         caller.raise_for(code, reader.tail)
     removed = _clear(room, listing, wish) if wish.delete else 0
     differing = _compare(room, listing, wish.target)
     if differing:
+        words = f"; {unset.words}" if unset.words else ""
         raise StepError(
             Failure.ENGINE,
-            f"{differing} of {listing.count} entries are not as in the snapshot",
+            f"{differing} of {listing.count} entries are not as in the snapshot{words}",
             hint="they are listed above (all of them with --json); what was restored is in place",
         )
+    if unset.words:
+        raise StepError(
+            Failure.ENGINE, f"everything was restored, but {unset.words}", hint=unset.hint
+        )
     summary: Message = {"entries": listing.count, "bytes": listing.bytes, "snapshot": snapshot,
-                        "target": wish.target or "/", "removed": removed}  # fmt: skip
+                        "target": wish.target or "/", "removed": removed,
+                        "left_out": left_out(caller.engine.traits, abilities)}  # fmt: skip
     return done(caller, f"restored and verified {listing.count} entries", summary)
 
 

@@ -63,6 +63,7 @@ class _Writer:
         self._tree = Tree()
         self._several: set[Index] = set()  # files that may have another name, as they were written
         self._folders: list[Meta] = []  # whose attributes are set when all in them is there
+        self._coming = False  # content of the node at hand, which has not been taken yet
         self.files = self.bytes = self.trouble = self.damaged = 0
 
     def take(self, message: dict[str, object]) -> None:
@@ -73,12 +74,12 @@ class _Writer:
             self._folders and self._folders[-1].where != meta.where[: len(self._folders[-1].where)]
         ):
             self._end_folder()
-        content = meta.kind == "reg" and not same
+        self._coming = meta.kind == "reg" and not same
         try:
             self._make(meta, same, chosen=chosen)
         except OSError as error:
             self._complain(meta, error)
-            if content:
+            if self._coming:
                 self._drain()
         else:
             self.files += 1
@@ -155,6 +156,7 @@ class _Writer:
                     file.write(piece)
                 else:
                     file.seek(len(piece), os.SEEK_CUR)  # a hole
+            self._coming = False
             file.truncate(size)
         self.bytes += size
         if meta.sha1 and digest.hexdigest() != meta.sha1:
@@ -176,13 +178,30 @@ class _Writer:
         if meta.kind != "sym":
             os.chmod(place, meta.perms)
         for name, value in meta.xattrs:
-            os.setxattr(place, name, value, follow_symlinks=False)
-        if meta.acl and meta.kind != "sym":
-            os.setxattr(place, ACL, acl_value(self._known(meta.acl)))
-        if meta.default_acl and meta.kind == "dir":
-            os.setxattr(place, DEFAULT_ACL, acl_value(self._known(meta.default_acl)))
+            self._set(meta, place, os.fsdecode(name), value)
+        if meta.kind != "sym":
+            self._set_acl(meta, place, ACL, meta.acl)
+        if meta.kind == "dir":
+            self._set_acl(meta, place, DEFAULT_ACL, meta.default_acl)
         if meta.kind not in ("sym", "dev"):
             os.utime(place, ns=(meta.mtime * 10**9,) * 2)
+
+    def _set(self, meta: Meta, place: bytes, name: str, value: bytes) -> None:
+        """What cannot be set is told, and is all that is missing then."""
+        try:
+            os.setxattr(place, name, value, follow_symlinks=False)
+        except OSError as error:
+            path, detail = "/" + text(b"/".join(meta.where)), os.strerror(error.errno or 0)
+            self._say(unset=path, attribute=text(os.fsencode(name)), detail=detail)
+
+    def _set_acl(self, meta: Meta, place: bytes, name: str, entries: tuple[AclEntry, ...]) -> None:
+        try:
+            value = acl_value(self._known(entries)) if entries else b""
+        except OSError as error:
+            self._complain(meta, error)
+            return
+        if value:
+            self._set(meta, place, name, value)
 
     def _known(self, entries: tuple[AclEntry, ...]) -> tuple[AclEntry, ...]:
         """Entries that only have a name, as rdiff-backup itself writes them, by this host's numbers."""
