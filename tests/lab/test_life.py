@@ -15,8 +15,8 @@ BIG = "dd if=/dev/urandom of=/srv/data/big bs=1M count=600 status=none"
 # Looks into a snapshot as root does, from another terminal, and unmounts it.
 LOOK = """
 capkeep mount latest /mnt/then 2>/run/said & looks=$!
-for _ in $(seq 300); do grep -q umount /run/said && break; sleep 0.2; done
-cat /run/said >&2; cat /mnt/then/srv/data/word; umount /mnt/then; wait $looks
+for _ in $(seq 600); do grep -q umount /run/said && break; sleep 0.2; done
+cat /run/said >&2; cat /mnt/then/srv/data/word; umount /mnt/then || kill $looks; wait $looks
 """
 MOST = {"bookworm": 0.6, "trixie": 0.4, "sid": 0.4}  # systemd-analyze's exposure of a reader
 

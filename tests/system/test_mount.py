@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,11 @@ while True:
     length, asked, unique = struct.unpack_from("=IIQ", os.read(5, 1 << 20))
     if asked == 26:  # FUSE_INIT
         answer = struct.pack("=IIIIHHII32x", 7, 31, 0, 0, 0, 0, 4096, 1)
-    elif asked == 1:  # FUSE_LOOKUP
+    elif asked == 1 and {deaf!r}:  # FUSE_LOOKUP: wait, in the kernel, for who asks
+        name = b"b" * 64
+        content = struct.pack("=QII", 1, len(name), 0) + name + b"\\0"
+        os.write(5, struct.pack("=IiQ", 16 + len(content), 3, 0) + content)  # FUSE_NOTIFY_INVAL_ENTRY
+    elif asked == 1:
         answer = struct.pack("=QQQQII", 2, 0, 9, 9, 0, 0) + state(0o120777)
     elif asked == 3:  # FUSE_GETATTR, of the root
         answer = struct.pack("=QII", 9, 0, 0) + state(0o40777)
@@ -187,7 +192,7 @@ def test_what_cannot_be_shown_is_refused(product: Product) -> None:
 def test_a_lying_engine_keeps_nobody_and_leads_nowhere(product: Product) -> None:
     assert product("run").code == 0
     liar = Path(product.home.base, "liar")
-    liar.write_text(LIAR.format(silent=True))
+    liar.write_text(LIAR.format(silent=True, deaf=False))
     liar.chmod(0o755)
     program = Path(product.home.base, "etc/capkeep.toml").read_text().split('program = "')[1]
     product.configure(program.split('"')[0], str(liar))
@@ -198,7 +203,14 @@ def test_a_lying_engine_keeps_nobody_and_leads_nowhere(product: Product) -> None
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     wait_for(lambda: not _left(product), 60)
-    liar.write_text(LIAR.format(silent=False))
+    liar.write_text(LIAR.format(silent=False, deaf=True))
+    with mounted(product, place, wait=False) as process:
+        wait_for(lambda: sum(" mount latest " in words for words in _left(product)) >= 2, 60)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(240) == 130
+    wait_for(lambda: not _left(product), 60)
+    liar.write_text(LIAR.format(silent=False, deaf=False))
     said = product.root("mount", "latest", str(place))
     assert said.code == 1, said
     assert f"cannot be shown: [Errno {errno.ELOOP}]" in said.err

@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import time
 from typing import Final
 
 from capkeep.errors import Failure, RefusedError, StepError
@@ -19,6 +20,8 @@ from capkeep.kernel.process import branch
 from capkeep.rooms.protocol import Message
 
 END_SECONDS: Final = 30
+SOON_SECONDS: Final = 3
+AWAY_SECONDS: Final = 20  # in which whoever hides it may let it go
 LOOK_SECONDS: Final = 1.0  # between two looks whether it is still mounted
 _SHOWN: Final = b"shown"
 _LEFT: Final = b"left"  # nobody has the device any more
@@ -37,8 +40,13 @@ class Shown:
         self._folder = folder
         self._line: socket.socket | None = None
         self._keeper = 0
+        self._status: int | None = None  # of the keeper, once it has ended
         self.snapshot = ""
         self.is_shown = False
+        if fuse.is_shown_at(folder):
+            raise RefusedError(
+                "a snapshot is shown there already", hint="umount it, or name another"
+            )
         try:
             names = os.listdir(f"/proc/self/fd/{folder}")
         except OSError as error:  # such as of a filesystem for which nobody answers any more
@@ -59,13 +67,36 @@ class Shown:
         if self._line is None:
             return
         self._line.close()
-        pidfd = os.pidfd_open(self._keeper)
-        try:
-            if not select.select([pidfd], [], [], END_SECONDS)[0]:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-            os.waitpid(self._keeper, 0)
+        if not self._keeper:
+            return
+        if not self.is_shown and not self._has_ended(SOON_SECONDS):
+            self._abort()
+        if not self._has_ended(END_SECONDS):
+            os.kill(self._keeper, signal.SIGKILL)
+            self._has_ended(SOON_SECONDS)
+        if self._status != 0:
+            raise StepError(
+                Failure.INTERRUPTED, "what was mounted could not be taken away",
+                hint="`grep fuse.capkeep /proc/self/mountinfo` shows it: umount -f -l its directory",
+            )  # fmt: skip
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Whether the process that keeps it has, within so long; then its status is known."""
+        limit = time.monotonic() + seconds
+        while self._status is None:
+            pid, status = os.waitpid(self._keeper, os.WNOHANG)
+            if pid:
+                self._status = status
+            elif time.monotonic() > limit:
+                return False
+            else:
+                time.sleep(0.05)
+        return True
+
+    def _abort(self) -> None:
+        """An engine that waits for who asks it lets neither end."""
+        helper = branch(lambda: fuse.abort(self._keeper))
+        os.waitpid(helper, 0)  # it asks nobody but the kernel
 
     def begin(self, room: socket.socket, ready: Message) -> None:
         """Make the filesystem, and hand it to the room that is ready to answer for it.
@@ -145,11 +176,19 @@ def _keep(line: socket.socket, root: int, snapshot: str, folder: int) -> None:
             line.send(_LEFT if left else str(error).encode(errors="replace"))
         return
     os.close(folder)
+    device = fuse.device_of(mount)
     with contextlib.suppress(OSError):
         line.send(_SHOWN)
     ended = select.poll()
     ended.register(line, select.POLLIN)
     while not ended.poll(LOOK_SECONDS * 1000):
-        if fuse.find(mount) is None:
+        if fuse.device_of(mount) != device:
             return
-    fuse.take_away(mount)
+    limit = time.monotonic() + AWAY_SECONDS
+    while fuse.device_of(mount) == device:
+        try:
+            fuse.take_away(mount)
+        except OSError:
+            if time.monotonic() > limit:
+                os._exit(1)
+            time.sleep(0.1)

@@ -5,6 +5,7 @@ the only user who gets in, nothing in it can be written or run or is a device, a
 Sources: fuse(4), Documentation/filesystems/fuse.rst, fsopen(2), fsmount(2), move_mount(2), umount2(2).
 """
 
+import errno
 import os
 import stat
 import struct
@@ -24,7 +25,10 @@ _CLOSED: Final = _RDONLY | _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH = 1, 0x1000
 _FROM_EMPTY, _TO_EMPTY = 0x04, 0x40
 _RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x04, 0x08
-_DETACH: Final = 2
+# Force: whoever waits for an answer is told that none will come. A lazy unmount alone leaves him waiting,
+# for ever if the one who should answer waits for him (FUSE_NOTIFY_INVAL_ENTRY).
+_AWAY: Final = 1 | 2  # MNT_FORCE, MNT_DETACH
+_HIDDEN: Final = "/usr"  # where it is mounted while nobody else sees it
 _CLONE_NEWNS: Final = 0x00020000
 
 
@@ -63,6 +67,11 @@ def _configure(context: int, what: int, name: bytes | None, value: bytes | None)
     libc.syscall(DEVICE, _FSCONFIG, context, what, name, value, 0)
 
 
+def is_shown_at(folder: int) -> bool:
+    """Whether a directory is one of such a filesystem; asks nobody but the kernel. Raises OSError."""
+    return find(mount_id(folder)) is not None
+
+
 def is_device(fd: int) -> bool:
     """Whether it is a FUSE device."""
     state = os.fstat(fd)
@@ -79,7 +88,7 @@ def show(root: int, name: str, folder: int) -> int:
     try:
         # Before Linux 6.15 only what is mounted somewhere can be copied: it is where nobody looks.
         unshare_mounts()
-        place = os.open("/usr", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = os.open(_HIDDEN, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _move(root, place)
         finally:
@@ -123,6 +132,12 @@ def find(number: int) -> Mount | None:
     return next((m for m in read_mounts() if m.id == number and m.kind == KIND), None)
 
 
+def device_of(number: int) -> str:
+    """Of that mount: ids are used again, even at once. "" if it is gone."""
+    mount = find(number)
+    return mount.device if mount else ""
+
+
 def take_away(number: int) -> None:
     """Unmount it, wherever it is by now and whoever uses it; nothing if it is gone. Raises OSError."""
     mount = find(number)
@@ -131,7 +146,24 @@ def take_away(number: int) -> None:
     # Whoever owns a directory above may have put another mount in its place.
     fd = os.open(mount.point, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if mount_id(fd) == number:
-            libc.umount(b"/proc/self/fd/%d" % fd, _DETACH)
+        if mount_id(fd) != number:
+            raise OSError(errno.EBUSY, "something else is mounted over it", mount.point)
+        libc.umount(b"/proc/self/fd/%d" % fd, _AWAY)
+    finally:
+        os.close(fd)
+
+
+def abort(pid: int) -> None:
+    """Free a process that waits in `show` for an answer, and whoever should answer, from each other.
+
+    For a process with one thread, which is in no directory after it. Raises OSError.
+    """
+    fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        own = os.stat("/proc/self/ns/mnt")
+        if os.path.samestat(os.fstat(fd), own):
+            return  # it is not there, or not any more
+        libc.setns(fd, _CLONE_NEWNS)
+        libc.umount(_HIDDEN.encode(), _AWAY)
     finally:
         os.close(fd)
