@@ -36,6 +36,7 @@ def test_a_snapshot_with_ever_new_names_does_not_fill_the_memory() -> None:
     unset = reader(*(f"user.{number}" for number in range(1000)))
     assert f"{OTHERS} of {1000 - NAMES_TOLD} files" in unset.words
     assert len(said(unset)) == NAMES_TOLD + PATHS_TOLD
+    assert len(reader("user." + "x" * 100_000).words) < 300
 
 
 def test_nothing_is_said_of_nothing() -> None:

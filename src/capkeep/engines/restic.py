@@ -168,7 +168,9 @@ class Restic:
         if keep_existing:
             options.append("--overwrite=never")
         if plain:
-            options += ["--exclude-xattr=security.*", "--exclude-xattr=!security.capability"]
+            options += [
+                f"--exclude-xattr={a}" for a in ("trusted.*", "security.*", "!security.capability")
+            ]
         return _command(call, "restore", *options, "--", snapshot)
 
     def forget(

@@ -111,7 +111,7 @@ def name_unset() -> None:
             top = os.getcwdb().rstrip(b"/") + b"/"
             said = {
                 "type": "attribute", "path": os.fsdecode(place.removeprefix(top)),
-                "name": name.decode(errors="replace"), "message": os.strerror(error.errno or 0),
+                "name": name[:255].decode(errors="replace"), "message": os.strerror(error.errno or 0),
             }  # fmt: skip
             print(json.dumps(said), file=sys.stderr)
 

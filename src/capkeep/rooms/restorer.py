@@ -97,6 +97,7 @@ def restore(room: EngineRoom, request: Message) -> Message:
     else:
         _refuse_conflicts(room, listing, wish)
     abilities = caller.engine.abilities(caller.version())
+    capable = room.brief.mode is not Mode.USER
     command = caller.engine.restore(
         caller.call, word, wish.target or "/", include=wish.paths, verify=True,
         sparse=abilities.sparse_restore, plain=abilities.plain_restore,
@@ -109,7 +110,7 @@ def restore(room: EngineRoom, request: Message) -> Message:
     code = caller.run(command, pass_on(room, unset), DAYS)
     unset.tell(room)
     if not reader.nothing_else:
-        caller.raise_for(code, reader.tail)
+        _raise_for(caller, code, reader.tail, unset.words)
     removed = _clear(room, listing, wish) if wish.delete else 0
     differing = _compare(room, listing, wish.target)
     if differing:
@@ -125,8 +126,19 @@ def restore(room: EngineRoom, request: Message) -> Message:
         )
     summary: Message = {"entries": listing.count, "bytes": listing.bytes, "snapshot": snapshot,
                         "target": wish.target or "/", "removed": removed,
-                        "left_out": left_out(caller.engine.traits, abilities)}  # fmt: skip
+                        "left_out": left_out(caller.engine.traits, abilities, capable=capable)}  # fmt: skip
     return done(caller, f"restored and verified {listing.count} entries", summary)
+
+
+def _raise_for(caller: Caller, code: int, tail: tuple[str, ...], more: str) -> None:
+    """Raises StepError for an engine that failed, with what else there is to say."""
+    try:
+        caller.raise_for(code, tail)
+    except StepError as error:
+        raise StepError(
+            error.failure, f"{error}; {more}" if more else str(error), hint=error.hint,
+            engine_words=error.engine_words,
+        ) from error  # fmt: skip
 
 
 def _meant(caller: Caller, wish: _Wish) -> tuple[str, str]:

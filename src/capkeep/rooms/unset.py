@@ -9,6 +9,11 @@ from typing import Final
 from capkeep.engines.base import Abilities, Event, LineReader, Traits, Unset
 from capkeep.rooms.base import EngineRoom
 
+LENGTHS: Final = (
+    4096,
+    255,
+    200,
+)  # characters of a path, a name and a reason: PATH_MAX, XATTR_NAME_MAX
 PATHS_TOLD: Final = 3  # of each attribute
 NAMES_TOLD: Final = 20
 OTHERS: Final = "other attributes"  # a snapshot's maker gives them any names
@@ -32,7 +37,7 @@ class UnsetReader:
         events = self._reader.feed(stream, line)
         for event in events:
             if isinstance(event, Unset):
-                self._count(event)
+                self._count(Unset(*(t[:most] for t, most in zip(event, LENGTHS, strict=True))))
         return tuple(e for e in events if not isinstance(e, Unset))
 
     def _count(self, one: Unset) -> None:
@@ -65,12 +70,15 @@ class UnsetReader:
         return "the first of each are listed above; all else is in place"
 
 
-def left_out(traits: Traits, abilities: Abilities) -> str:
-    """What is not restored, and not named either; "" for nothing."""
+def left_out(traits: Traits, abilities: Abilities, *, capable: bool) -> str:
+    """What is not restored, and not named either; "" for nothing. `capable` of file capabilities."""
     if traits.names_unset:
         return ""
-    found = "`security.` attributes (SELinux's, IMA's) other than file capabilities"
-    return found if abilities.plain_restore else f"{found}, and more attributes of the same files"
+    found = "`security.` attributes (SELinux's, IMA's)"
+    found += " other than file capabilities" if capable else ", file capabilities too"
+    found += ", `trusted.` ones, and attributes or access lists that no file can have there"
+    whole = abilities.plain_restore and capable
+    return found if whole else f"{found}, and more attributes of the same files"
 
 
 def _files(count: int) -> str:

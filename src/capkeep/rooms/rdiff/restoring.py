@@ -30,6 +30,7 @@ from capkeep.guest.rdiff.wire import (
 
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MANY: Final = 10_000  # complaints
+BUFFER: Final = 64 << 10  # bytes
 
 
 class Say(Protocol):
@@ -146,9 +147,10 @@ class _Writer:
         return b"/".join((self._target, *index))
 
     def _file(self, meta: Meta, place: bytes) -> None:
+        """What is not written whole is an error: a quota may end a write without one (write(2))."""
         digest = hashlib.sha1(usedforsecurity=False)
         size = 0
-        with open(os.open(place, NEW, 0o600), "wb", buffering=0) as file:
+        with open(os.open(place, NEW, 0o600), "wb", buffering=BUFFER) as file:
             for piece in pieces(self._end):
                 digest.update(piece)
                 size += len(piece)
