@@ -379,6 +379,8 @@ def test_half_a_stream_is_no_snapshot(kept: Product, home: Path, how: str) -> No
 
             wait_for(is_under_way)
             time.sleep(1)  # some of it is in the engine
+            # Whoever was about to become another program has become it by now.
+            wait_for(is_under_way)
             os.kill(found[-1], signal.SIGKILL)
         out, err = running.communicate(timeout=100)
     finally:
