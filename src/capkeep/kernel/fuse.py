@@ -12,18 +12,16 @@ import struct
 from typing import Final
 
 from capkeep.kernel import libc
-from capkeep.kernel.mounts import Mount, read_mounts, unshare_mounts
+from capkeep.kernel.mounts import Mount, attach, copy_tree, read_mounts, unshare_mounts
 
 DEVICE: Final = "/dev/fuse"
 DEVICE_NUMBER: Final = os.makedev(10, 229)  # Documentation/admin-guide/devices.txt
 KIND: Final = "fuse.capkeep"
 
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 428, 429, 430, 431, 432, 437
+_FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 430, 431, 432, 437
 _CLOEXEC, _SET_FLAG, _SET_STRING, _CREATE = 1, 0, 1, 6
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOSYMFOLLOW = 1, 2, 4, 8, 0x200000
 _CLOSED: Final = _RDONLY | _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW
-_OPEN_TREE_CLONE, _AT_EMPTY_PATH = 1, 0x1000
-_FROM_EMPTY, _TO_EMPTY = 0x04, 0x40
 _RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x04, 0x08
 # Force: whoever waits for an answer is told that none will come. A lazy unmount alone leaves him waiting,
 # for ever if the one who should answer waits for him (FUSE_NOTIFY_INVAL_ENTRY).
@@ -90,7 +88,7 @@ def show(root: int, name: str, folder: int) -> int:
         unshare_mounts()
         place = os.open(_HIDDEN, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _move(root, place)
+            attach(root, place, KIND)
         finally:
             os.close(place)
         tree = _copied(root, name)
@@ -100,7 +98,7 @@ def show(root: int, name: str, folder: int) -> int:
         os.close(home)
     try:
         number = mount_id(tree)
-        _move(tree, folder)
+        attach(tree, folder, KIND)
         return number
     finally:
         os.close(tree)  # whoever holds it would keep it from being unmounted
@@ -111,14 +109,9 @@ def _copied(root: int, name: str) -> int:
     how = struct.pack("QQQ", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve)
     found = libc.syscall(name, _OPENAT2, root, name.encode(), how, len(how))
     try:
-        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
-        return libc.syscall(name, _OPEN_TREE, found, b"", flags)
+        return copy_tree(found, name)
     finally:
         os.close(found)
-
-
-def _move(tree: int, folder: int) -> None:
-    libc.syscall(KIND, _MOVE_MOUNT, tree, b"", folder, b"", _FROM_EMPTY | _TO_EMPTY)
 
 
 def mount_id(fd: int) -> int:

@@ -211,9 +211,8 @@ def show_directory(fd: int, stage: str) -> None:
 
     Its path does not matter any more. Raises OSError.
     """
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
     # Before the mounts are our own: those of another namespace cannot be copied (open_tree(2)).
-    tree = libc.syscall(stage, _OPEN_TREE, fd, b"", flags)
+    tree = copy_tree(fd, stage, _AT_RECURSIVE)
     try:
         unshare_mounts()
         _move(tree, _AT_FDCWD, stage)
@@ -224,9 +223,7 @@ def show_directory(fd: int, stage: str) -> None:
 def _bind(source: str, root: int, target: str, attributes: int) -> None:
     from_fd = _open(_AT_FDCWD, source)
     try:
-        tree = libc.syscall(
-            source, _OPEN_TREE, from_fd, b"", _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
-        )
+        tree = copy_tree(from_fd, source)
     finally:
         os.close(from_fd)
     try:
@@ -241,10 +238,20 @@ def _bind(source: str, root: int, target: str, attributes: int) -> None:
 def _move(tree: int, root: int, target: str) -> None:
     to_fd = _open(root, target)
     try:
-        flags = _MOVE_F_EMPTY | _MOVE_T_EMPTY
-        libc.syscall(target, _MOVE_MOUNT, tree, b"", to_fd, b"", flags)
+        attach(tree, to_fd, target)
     finally:
         os.close(to_fd)
+
+
+def copy_tree(fd: int, path: str, more: int = 0) -> int:
+    """A copy of the mount at an open directory, which is nowhere yet. Raises OSError naming the path."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | more
+    return libc.syscall(path, _OPEN_TREE, fd, b"", flags)
+
+
+def attach(tree: int, folder: int, path: str) -> None:
+    """Mount what is nowhere yet at an open directory. Raises OSError naming the path."""
+    libc.syscall(path, _MOVE_MOUNT, tree, b"", folder, b"", _MOVE_F_EMPTY | _MOVE_T_EMPTY)
 
 
 def remount_readonly(target: str, *, nosuid: bool = True, nodev: bool = True) -> None:
