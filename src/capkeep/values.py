@@ -168,6 +168,15 @@ class Keep(NamedTuple):
         return any(self)
 
 
+# -- paths
+
+
+def is_at_or_below(path: str, top: str) -> bool:
+    """Whether a path is `top` or lies in it."""
+    top = top.rstrip("/")
+    return path == top or path.startswith(top + "/")
+
+
 # -- secrets
 
 

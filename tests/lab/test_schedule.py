@@ -230,12 +230,12 @@ def test_the_watch_has_no_privilege(machine: Machine) -> None:
 def test_whoever_wants_to_know_is_told_of_a_missed_run(machine: Machine) -> None:
     receiver(machine)
     channel = '\n[notify.hook]\nkind = "webhook"\nurl = "http://localhost:8000/hook"\n'
-    job = SMALL.format(schedule='["*:*:0/20"]', more="")
-    applied(machine, channel + PATIENCE.format(8), job=job)
+    applied(machine, channel, job=SMALL.format(schedule=[], more=""))
     path = "/run/systemd/system/capkeep-runner.socket.d/broken.conf"
     machine.write(path, BREAK)
     machine.ok("systemctl", "daemon-reload")
     machine.ok("systemctl", "stop", "capkeep-runner.socket")
+    give(machine, "*:*:0/20", more=channel)
     machine.wait(lambda: asked(machine), 60)
     told = json.loads(asked(machine)[0]["body"])["run"]
     assert (told["job"], told["action"], told["outcome"]) == ("system", "backup", "missed")

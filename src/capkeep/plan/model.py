@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from capkeep.plan.places import Mode as Mode
 from capkeep.plan.places import Places as Places
-from capkeep.values import Keep
+from capkeep.values import Keep, is_at_or_below
 from capkeep.values import SecretSource as SecretSource
 
 PLAN_VERSION = 1
@@ -351,7 +351,7 @@ class Job(NamedTuple):
         plain = path.startswith("/") and "//" not in path and "\0" not in path
         return (
             plain and not {".", ".."} & {*path.split("/")}
-            and any(path == top or path.startswith(f"{top.rstrip('/')}/") for top in tops)
+            and any(is_at_or_below(path, top) for top in tops)
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from capkeep.engines.base import Entry
 from capkeep.plan.model import Drill
 from capkeep.rooms.restorer import UNKNOWN, nanoseconds
 from capkeep.rooms.sampling import Sample
-from capkeep.rooms.viewer import is_at_or_below
+from capkeep.values import is_at_or_below
 
 ALWAYS_MOST: Final = 10_000  # files that are named, or lie below what is named
 DEVICES: Final = frozenset(("dev", "chardev"))

@@ -36,7 +36,8 @@ from capkeep.rooms.parcel import names_of
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, ProtocolError
 from capkeep.rooms.rights import READ, SEARCH, UNKNOWN
-from capkeep.rooms.viewer import is_at_or_below, snapshot_name
+from capkeep.rooms.viewer import snapshot_name
+from capkeep.values import is_at_or_below
 
 SECONDS: Final = 2 * 3600  # of one call of the engine
 HEX: Final = frozenset("0123456789abcdef")

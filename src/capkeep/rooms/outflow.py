@@ -19,7 +19,7 @@ from capkeep.rooms.engine import RunningEngine
 from capkeep.rooms.parcel import ATTRIBUTES, END, PART, Item, fitted, head, names_of
 from capkeep.rooms.pipe import take_pipe
 from capkeep.rooms.restorer import nanoseconds
-from capkeep.rooms.viewer import is_at_or_below
+from capkeep.values import is_at_or_below
 
 if TYPE_CHECKING:
     import tarfile

@@ -27,6 +27,7 @@ from capkeep.rooms.base import EngineRoom, option, serve
 from capkeep.rooms.calls import Caller
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, is_file_name
+from capkeep.values import is_at_or_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _visible(room: EngineRoom, engine: Engine, job: Job) -> Job:
         raise StepError(
             Failure.ENGINE, f"none of the job's sources exists: {', '.join(job.include)}"
         )
-    if job.canary and not any(_is_below(job.canary, p) for p in include):
+    if job.canary and not any(is_at_or_below(job.canary, p) for p in include):
         include.append(job.canary)
     shown = room.brief.left_out if room.brief.mode is Mode.USER else ()
     exclude = (
@@ -221,11 +222,7 @@ def _hidden(room: EngineRoom, job: Job) -> list[str]:
 
     Left out of the snapshot altogether, so that it never claims to hold them.
     """
-    return [p for p in room.brief.room.grant.hide if any(_is_below(p, i) for i in job.include)]
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+    return [p for p in room.brief.room.grant.hide if any(is_at_or_below(p, i) for i in job.include)]
 
 
 def _report_sources(room: EngineRoom, job: Job) -> None:
@@ -252,7 +249,7 @@ def _mounted_since(room: EngineRoom, job: Job) -> list[str]:
     there = [
         m
         for m in mounts.read_mounts()
-        if "/inaccessible/" not in m.root and not any(_is_below(m.point, p) for p in own)
+        if "/inaccessible/" not in m.root and not any(is_at_or_below(m.point, p) for p in own)
     ]
     points, _ = mounts.source_mounts(there, grant.sources, one_file_system=job.one_file_system)
     return [p for p in points if p not in room.brief.shown]

@@ -23,7 +23,8 @@ from capkeep.rooms.listing import snapshot_for, word_for
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, ProtocolError
 from capkeep.rooms.unset import UnsetReader, left_out
-from capkeep.rooms.viewer import is_at_or_below, snapshot_name
+from capkeep.rooms.viewer import snapshot_name
+from capkeep.values import is_at_or_below
 
 DAYS: Final = 7 * 24 * 3600
 CONFLICTS_TOLD: Final = 1000

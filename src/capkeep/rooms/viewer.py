@@ -14,6 +14,7 @@ from capkeep.rooms.calls import Caller, done
 from capkeep.rooms.listing import chosen, snapshot_for, word_for
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, ProtocolError
+from capkeep.values import is_at_or_below
 
 HOURS: Final = 12 * 3600
 
@@ -89,12 +90,6 @@ def mount(room: EngineRoom, request: Message) -> Message:
     from capkeep.rooms.showing import show  # which names snapshots as is done here
 
     return show(room, request)
-
-
-def is_at_or_below(path: str, top: str) -> bool:
-    """Whether a path is `top` or lies in it."""
-    top = top.rstrip("/")
-    return path == top or path.startswith(top + "/")
 
 
 def find(room: EngineRoom, request: Message) -> Message:
