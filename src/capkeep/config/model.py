@@ -29,6 +29,7 @@ class RepositoryConfig:
     engine_network: bool = False
     key_exported: bool = False
     environment_folder: str = ""  # the virtual environment that the program lies in
+    pulled_by: str = ""  # the public key of the server that has it: this host is a target
     owners: str = "metadata"  # of a mirror's files: "names" and "numbers" are for the disk too
 
     @property
@@ -88,6 +89,7 @@ class JobConfig:
     spread_seconds: int = 0
     on_battery: bool = False
     on_metered: bool = False
+    target: str = ""  # the host whose files these are; "" for this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +200,22 @@ class HookConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """A host whose files jobs of this one take, and how it is reached."""
+
+    name: str
+    host: str
+    user: str
+    host_keys: tuple[str, ...]
+    identity: SecretSource  # private ssh key
+    port: int = 22
+    jump: str = ""
+    jump_keys: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostConfig:
     """Names of capkeep's users on this host, and who starts its rooms."""
 
@@ -242,6 +260,8 @@ class Config:
     remarks: tuple[Mistake, ...] = ()
     dumps: tuple[DumpConfig, ...] = ()
     hooks: tuple[HookConfig, ...] = ()
+    targets: tuple[TargetConfig, ...] = ()
+    parallel_pulls: int = 0  # 0: as many as there are
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class RoomKind(StrEnum):
     PROVER = "prover"  # restores a part of a snapshot for a moment, and compares it
     COPIER = "copier"  # copies snapshots from one repository into another; sees no file
     GIVER = "giver"  # gives members of the group what they could read themselves; no capability
+    PULLER = "puller"  # stands for the reader of another host, which it reaches over ssh
 
 
 # Those that run as users who are there already, and are not ours.
@@ -244,9 +245,36 @@ class Repository(NamedTuple):
     environment_folder: str = (
         ""  # Python's, that the program lies in: rooms with the program see it
     )
+    # On a target: the public key of the server that has the repository. Its readers are given their
+    # wire, and unless they have a password of their own that too, by whoever asks them.
+    pulled_by: str = ""
     # Of files of a mirror that belong to their owners: whom a "names" or "numbers" means. "": they
     # all belong to the vault, and who they were is in the metadata.
     owners: str = ""
+
+
+class Target(NamedTuple):
+    """A host whose files a job of this one takes: how its login is reached, over ssh."""
+
+    name: str
+    host: str  # name or address
+    user: str
+    host_keys: tuple[str, ...]  # "ssh-ed25519 AAAA…": the only ones that are believed
+    port: int = 22
+    jump: str = ""  # "user@host:port" of a host on the way; "" for none
+    jump_keys: tuple[str, ...] = ()  # that one's host keys
+    options: tuple[tuple[str, str], ...] = ()  # of ssh_config(5), from a fixed vocabulary
+
+
+class Answer(NamedTuple):
+    """On a target: which key of a server's may ask which reader, and nothing else."""
+
+    repository: str
+    reader: str  # the room's name
+    key: str  # public, as authorized_keys(5) has it, without options
+    user: str  # the login
+    uid: int
+    gid: int
 
 
 class Resources(NamedTuple):
@@ -344,6 +372,7 @@ class Job(NamedTuple):
     hooks: Hooks = Hooks()
     drill: Drill | None = None
     copies: Copy | None = None
+    target: str = ""  # the host whose files these are; "" for this one
 
     def holds(self, path: str) -> bool:
         """Whether that plain path is a source's, or the canary."""
@@ -425,6 +454,9 @@ class Plan(NamedTuple):
     dumps: tuple[Dump, ...] = ()
     watch: Watch = Watch()
     hooks: tuple[Hook, ...] = ()
+    targets: tuple[Target, ...] = ()
+    parallel_pulls: int = 0  # jobs of targets that run at a time; 0: as many as there are
+    answers: tuple[Answer, ...] = ()
 
     @property
     def runner(self) -> Room:
@@ -446,6 +478,10 @@ class Plan(NamedTuple):
     def hook(self, name: str) -> Hook:
         """The hook of that name. Raises KeyError."""
         return {h.name: h for h in self.hooks}[name]
+
+    def target(self, name: str) -> Target:
+        """The target of that name. Raises KeyError."""
+        return {t.name: t for t in self.targets}[name]
 
     def repository(self, name: str) -> Repository:
         """The repository of that name. Raises KeyError."""
@@ -498,6 +534,7 @@ class Brief(NamedTuple):
     hook: Hook | None = None
     origin: Repository | None = None  # for a copier: what it copies from
     origin_path: str = ""  # socket of that one's vault, unless the wire is a descriptor
+    target: Target | None = None  # for a puller
 
 
 def outline(plan: Plan, room: Room, walls: Walls) -> Brief:
@@ -529,4 +566,5 @@ def outline(plan: Plan, room: Room, walls: Walls) -> Brief:
         dump=plan.dump(room.dump) if room.dump else None,
         hook=plan.hook(room.hook) if room.hook else None,
         origin=plan.repository(room.origin.repository) if room.origin else None,
+        target=plan.target(plan.job(room.job).target) if room.kind is RoomKind.PULLER else None,
     )
