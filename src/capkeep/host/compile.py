@@ -10,7 +10,7 @@ from functools import cached_property
 import capkeep
 from capkeep.config.load import load
 from capkeep.errors import CapkeepError, RefusedError
-from capkeep.host import apply, lent, subordinate, systemd, users
+from capkeep.host import answerer, apply, lent, subordinate, systemd, users
 from capkeep.host.changes import Change, Changes, Removal
 from capkeep.host.private import refuse_private
 from capkeep.kernel.process import interpreter
@@ -35,8 +35,8 @@ class Compiler:
     def users(self) -> Iterator[Change]:
         """Users and groups that must exist before there can be a plan; none in user mode."""
         if self._mode is Mode.SYSTEM:
-            needed = users_needed(self._config)
-            yield from apply.make_users(needed, self._config.host.group, self._starter())
+            group, starter = self._config.host.group, self._starter()
+            yield from apply.make_users(self._needed(), group, starter, self._homes())
 
     def make_users(self, changes: Changes) -> None:
         """Make the users that are missing.
@@ -80,7 +80,7 @@ class Compiler:
         yield from subordinate.changes(plan)
         yield from apply.changes(plan)
         if plan.starter is Starter.SYSTEMD:
-            lines = users.declared(users_needed(self._config), self._config.host.group)
+            lines = users.declared(self._needed(), self._config.host.group, self._homes())
             yield from systemd.changes(plan, lines)
 
     def remarks(self) -> tuple[str, ...]:
@@ -99,8 +99,10 @@ class Compiler:
         return configured(self._config)
 
     def obsolete(self) -> tuple[Removal, ...]:
-        """Units that an earlier plan had and this one has not."""
-        return tuple(systemd.obsolete(self.plan)) if self._mode is Mode.SYSTEM else ()
+        """Keys and units that an earlier plan had and this one has not."""
+        if self._mode is not Mode.SYSTEM:
+            return ()
+        return (*answerer.obsolete(self.plan), *systemd.obsolete(self.plan))
 
     def make(self, changes: Changes) -> None:
         """All of it, in order: users, files and directories, units. Raises what fails first."""
@@ -116,9 +118,20 @@ class Compiler:
         changes.also("the canary", apply.renew_canary(load_plan(self._places)))
         apply.drop_note(self._places)
 
+    def _homes(self) -> dict[str, str]:
+        """The users who log in, with their homes: the one that servers do, if any may."""
+        if not any(repository.pulled_by for repository in self._config.repositories):
+            return {}
+        name = answerer.login_name(self._config.host.user_prefix)
+        return {name: answerer.home(self._places)}
+
+    def _needed(self) -> tuple[str, ...]:
+        """Every user, the runner first."""
+        return tuple(dict.fromkeys((*users_needed(self._config), *self._homes())))
+
     def _host(self) -> HostFacts:
         system = self._mode is Mode.SYSTEM
-        names = users_needed(self._config) if system else ()
+        names = self._needed() if system else ()
         others = users_lent(self._config) if system else ()
         drills = system and any(job.drill for job in self._config.jobs)
         prover = room_user(self._config.host.user_prefix, RoomKind.PROVER)
