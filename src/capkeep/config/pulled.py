@@ -27,6 +27,9 @@ SERVERS: Final = (
     "schedule", "spread", "on_battery", "on_metered", "max_age", "check", "retention", "drill",
     "copies", "notify", "dumps", "before", "after", "on_success", "on_failure",
 )  # fmt: skip
+LEFT: Final = frozenset(
+    ("engine", "password", "pulled_by", "key_exported")
+)  # of a repository's keys
 # What [defaults] say that means nothing for a job with targets.
 OWN: Final = ("host",)
 
@@ -50,13 +53,13 @@ def check_repository(
 ) -> RepositoryConfig:
     """A repository that its server has, as a value: the server's key stands for the place."""
     model = table.model
-    for field in sorted(
-        model.model_fields_set - {"engine", "password", "pulled_by", "key_exported"}
-    ):
-        said = (
-            "the server that comes for the files has the repository, and all that is needed there"
-        )
-        collector.mistake(table.at(kebab(field)), said, "take it away, or pulled-by")
+    unset = syntax.Repository()
+    for field in sorted(model.model_fields_set - LEFT):
+        if getattr(model, field) != getattr(unset, field):
+            said = (
+                "the server that comes for the files has the repository, and what is needed there"
+            )
+            collector.mistake(table.at(kebab(field)), said, "take it away, or pulled-by")
     if owner.user_mode:
         said = "there is no login for a server without root: this is for the system's capkeep"
         collector.mistake(table.at("pulled-by"), said, "take it away, and write location = …")

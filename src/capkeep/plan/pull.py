@@ -47,7 +47,9 @@ def taken(config: Config) -> tuple[TargetConfig, ...]:
 
 def parallel(config: Config, processors: int) -> int:
     """How many are worked on at a time; 0: all."""
-    return processors if config.parallel_pulls is None else config.parallel_pulls
+    if config.parallel_pulls is None:
+        return processors if config.targets else 0
+    return config.parallel_pulls
 
 
 def is_foreign(config: Config, repository: str) -> bool:
