@@ -103,7 +103,8 @@ def test_no_text_is_taken_for_a_key_and_its_options(text: str) -> None:
 
 
 def test_a_key_is_of_the_kind_that_is_written() -> None:
-    blob = base64.b64encode(struct.pack(">I", 7) + b"ssh-rsa" + b"\0" * 20).decode()
+    fields = b"".join(struct.pack(">I", len(f)) + f for f in (b"ssh-rsa", b"\3", b"n" * 256))
+    blob = base64.b64encode(fields).decode()
     assert parse(f"ssh-rsa {blob}").kind == "ssh-rsa"
     for line in (f"ssh-ed25519 {blob}", blob, f"restrict {KEY}", "ssh-rsa", "ssh-rsa AAAA", ""):
         with pytest.raises(KeyTextError):

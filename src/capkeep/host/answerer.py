@@ -25,11 +25,6 @@ MADE_BY: Final = "# Made by `capkeep apply`; changes are overwritten."
 ROOT: Final = Owner(0, 0)
 
 
-def login_name(prefix: str) -> str:
-    """The user that servers log in as, by what this installation's users begin with."""
-    return f"{prefix}-answerer"
-
-
 def home(places: Places) -> str:
     """Its home: root's, and all that is in it."""
     return f"{places.state}/answerer"

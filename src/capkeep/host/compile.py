@@ -18,6 +18,7 @@ from capkeep.plan.compile import HostFacts, compile_plan, configured, users_need
 from capkeep.plan.hooks import users_lent
 from capkeep.plan.load import load_head, load_plan
 from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind, Starter, room_user
+from capkeep.plan.pull import logins
 from capkeep.plan.timetable import Timetable
 
 
@@ -36,7 +37,7 @@ class Compiler:
         """Users and groups that must exist before there can be a plan; none in user mode."""
         if self._mode is Mode.SYSTEM:
             group, starter = self._config.host.group, self._starter()
-            yield from apply.make_users(self._needed(), group, starter, self._homes())
+            yield from apply.make_users(users_needed(self._config), group, starter, self._homes())
 
     def make_users(self, changes: Changes) -> None:
         """Make the users that are missing.
@@ -80,7 +81,7 @@ class Compiler:
         yield from subordinate.changes(plan)
         yield from apply.changes(plan)
         if plan.starter is Starter.SYSTEMD:
-            lines = users.declared(self._needed(), self._config.host.group, self._homes())
+            lines = users.declared(users_needed(self._config), self._config.host.group, self._homes())
             yield from systemd.changes(plan, lines)
 
     def remarks(self) -> tuple[str, ...]:
@@ -119,19 +120,12 @@ class Compiler:
         apply.drop_note(self._places)
 
     def _homes(self) -> dict[str, str]:
-        """The users who log in, with their homes: the one that servers do, if any may."""
-        if not any(repository.pulled_by for repository in self._config.repositories):
-            return {}
-        name = answerer.login_name(self._config.host.user_prefix)
-        return {name: answerer.home(self._places)}
-
-    def _needed(self) -> tuple[str, ...]:
-        """Every user, the runner first."""
-        return tuple(dict.fromkeys((*users_needed(self._config), *self._homes())))
+        """The users who log in, with their homes."""
+        return {name: answerer.home(self._places) for name in logins(self._config)}
 
     def _host(self) -> HostFacts:
         system = self._mode is Mode.SYSTEM
-        names = self._needed() if system else ()
+        names = users_needed(self._config) if system else ()
         others = users_lent(self._config) if system else ()
         drills = system and any(job.drill for job in self._config.jobs)
         prover = room_user(self._config.host.user_prefix, RoomKind.PROVER)

@@ -1,15 +1,15 @@
-"""Public ssh keys as text; pure.
+"""Public ssh keys as values; pure.
 
-Sources: sshd(8), "AUTHORIZED_KEYS FILE FORMAT"; RFC 4253, section 6.6; ssh-keygen(1), -l.
+Sources: sshd(8), "AUTHORIZED_KEYS FILE FORMAT"; ssh-keygen(1), -l.
 """
 
 import base64
-import binascii
 import hashlib
-import struct
 from typing import NamedTuple
 
+from capkeep.config.ssh import parse_key
 from capkeep.errors import CapkeepError
+from capkeep.values import ValueMistake
 
 
 class KeyTextError(CapkeepError):
@@ -41,21 +41,9 @@ class PublicKey(NamedTuple):
 
 
 def parse(text: str) -> PublicKey:
-    """One line with one key and perhaps a comment. Raises KeyTextError.
-
-    The kind that is written must be the one in the key itself, so nothing that is put into a file of
-    keys is read as anything else there.
-    """
-    kind, _, rest = text.strip(" ").partition(" ")
-    blob, _, comment = rest.strip(" ").partition(" ")
-    if not text.isprintable():
-        raise KeyTextError("a public key is one line of text")
+    """One line with one key and perhaps a comment, and nothing in front of it. Raises KeyTextError."""
     try:
-        raw = base64.b64decode(blob, validate=True)
-        (length,) = struct.unpack(">I", raw[:4])
-        named = raw[4 : 4 + length].decode("ascii")
-    except (binascii.Error, struct.error, UnicodeDecodeError, ValueError) as error:
-        raise KeyTextError(f"this is no public ssh key: {text[:60]}") from error
-    if not kind or named != kind:
-        raise KeyTextError(f"this is no public ssh key: {text[:60]}")
-    return PublicKey(kind, blob, comment.strip(" "))
+        words = parse_key(text).split(" ", 2)
+    except ValueMistake as mistake:
+        raise KeyTextError(f"no public ssh key: {mistake.problem}", hint=mistake.hint) from mistake
+    return PublicKey(*words)
