@@ -122,10 +122,16 @@ def _chosen(request: Message, key: str, known: list[str]) -> list[str]:
     names = request.get(key, [])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ProtocolError(f"{key} must be a list of names")
+    names = [one for name in names for one in ([name] if name in known else _of_all(name, known))]
     unknown = [n for n in names if n not in known]
     if unknown:
         raise ProtocolError(f"there is no {unknown[0]!r}; known {key}: {', '.join(known)}")
     return list(dict.fromkeys(names)) or known
+
+
+def _of_all(name: str, known: list[str]) -> list[str]:
+    """Those of every target that a job or repository was written for once; else the name itself."""
+    return [one for one in known if one.startswith(f"{name}.")] or [name]
 
 
 def _flag(request: Message, key: str) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from capkeep.records.queries import Records
     from capkeep.run.manifest import Shelf
     from capkeep.run.step import Ledger
+    from capkeep.run.turns import Turn
 
 CHECK_SECONDS: Final = 7 * 24 * 3600
 SHORT_SECONDS: Final = 3600
@@ -79,7 +80,7 @@ class Walk:
         request: Message = {"action": "backup", "options": {"dry_run": False}}
 
         def only() -> Errands:
-            yield Errand("backup", room, request, job.timeout_seconds)
+            yield Errand("backup", room, request, job.timeout_seconds, turn=self._turn(job))
 
         return self._run(job, "safety", only())
 
@@ -209,7 +210,8 @@ class Walk:
                 options["turn"] = shelf.begin()
             request: Message = {"action": "backup", "options": options}
             left = max(0.0, end - time.monotonic())
-            done = yield Errand(action, room, request, left, shelf=shelf)
+            turn = self._turn(job)
+            done = yield Errand(action, room, request, left, shelf=shelf, turn=turn)
             if made is not None:
                 made += [done] if done.kind == action and done.repository == name else []
             elif action == "backup" and (then := self._after_backup(job, done)):
@@ -218,6 +220,14 @@ class Walk:
             if action == "backup" and drill:
                 assert self._ledger is not None, "a step has ended"
                 yield self._drill(job, name, self._ledger.recorder, "", whole=False)
+
+    def _turn(self, job: Job) -> "Turn | None":
+        """What a job of a target's waits for."""
+        if not job.target:
+            return None
+        from capkeep.run.turns import Turn
+
+        return Turn(self._plan, job)
 
     def _after_backup(self, job: Job, backup: Step) -> Errand | None:
         """What the keeper does after a backup; loaded when it is known that there is a keeper."""
@@ -438,7 +448,7 @@ def _steps(ledger: "Ledger", job: Job | None, errand: Errand, visit: Visit | Non
 @contextmanager
 def _first_visit(errand: Errand) -> Iterator[Visit | None]:
     """A visit under way, or None: the error is met again, and recorded, in the step itself."""
-    if errand.parts or errand.live:
+    if errand.parts or errand.live or errand.turn:
         yield None
         return
     try:
