@@ -8,6 +8,7 @@ from capkeep.plan.model import Brief, Job, Plan, Repository
 from capkeep.rooms.protocol import Message, ProtocolError
 from capkeep.run.walk import Walk
 
+MOST_APART: Final = 12  # runs that one caller asks for at a time: others may ask too
 UPKEEP: Final = ("check", "retention")  # parts of a job that can also be asked for by themselves
 
 
@@ -29,8 +30,20 @@ def answer(plan: Plan, walk: Walk, brief: Brief, request: Message) -> int:
 def _run(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
     dry_run, accept = _flag(request, "dry_run"), _flag(request, "accept_shrink")
     jobs = _jobs(plan, request)
+    if _flag(request, "apart"):
+        jobs = _without_several(plan, walk, jobs)
     codes = [walk.run_job(job, dry_run=dry_run, accept_shrink=accept) for job in jobs]
     return worst([*codes, *walk.copy_made()])
+
+
+def _without_several(plan: Plan, walk: Walk, jobs: list[Job]) -> list[Job]:
+    """Targets are pulled from side by side; a runner does one thing, so each has one of its own."""
+    several = [job.name for job in jobs if job.target]
+    if len(several) < 2 or plan.parallel_pulls == 1:
+        return jobs
+    parallel = min(plan.parallel_pulls or len(several), len(several), MOST_APART)
+    walk.tell({"event": "apart", "jobs": several, "parallel": parallel})
+    return [job for job in jobs if not job.target]
 
 
 def _keep(plan: Plan, walk: Walk, part: str, request: Message) -> int:

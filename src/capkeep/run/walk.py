@@ -108,6 +108,10 @@ class Walk:
             return self._begun
         return _total(self._begun, counted(self._asked, self._done), ())
 
+    def tell(self, message: Message) -> None:
+        """Answer the caller with something that is no run's."""
+        self._caller.tell(message)
+
     def leave_out(self, job: Job, kind: str, why: str) -> int:
         """Write down that a scheduled run was left out on purpose; returns the exit code."""
         from capkeep.records.due import LEFT_OUT
