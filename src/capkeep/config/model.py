@@ -195,6 +195,7 @@ class HookConfig:
     write: tuple[str, ...] = ()  # likewise
     sockets: tuple[str, ...] = ()  # likewise; of sockets or directories
     capabilities: tuple[str, ...] = ()
+    polkit: str = ""  # a right of its user's: "ACTION" or "ACTION NAME=VALUE …"
     timeout_seconds: int = 300
     optional: bool = False
 

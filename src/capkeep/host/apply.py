@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from capkeep.errors import RefusedError
-from capkeep.host import systemd, users
+from capkeep.host import polkit, systemd, users
 from capkeep.host.changes import (
     Change,
     Changes,
@@ -296,6 +296,8 @@ def remove(
     places = plan.places
     if plan.starter is Starter.SYSTEMD:
         yield from systemd.remove(plan)
+    if plan.mode is Mode.SYSTEM:
+        yield from polkit.remove(plan)
     trees = [places.run, places.cache]
     provers = [room for room in plan.rooms if room.kind is RoomKind.PROVER]
     trees += [path for room in provers for path in room.grant.write[1:]]

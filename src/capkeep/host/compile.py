@@ -10,7 +10,7 @@ from functools import cached_property
 import capkeep
 from capkeep.config.load import load
 from capkeep.errors import CapkeepError, RefusedError
-from capkeep.host import apply, lent, subordinate, systemd, users
+from capkeep.host import apply, lent, polkit, subordinate, systemd, users
 from capkeep.host.changes import Change, Changes, Removal
 from capkeep.host.private import refuse_private
 from capkeep.kernel.process import interpreter
@@ -79,6 +79,7 @@ class Compiler:
         yield from apply.handed_over(plan)
         yield from subordinate.changes(plan)
         yield from apply.changes(plan)
+        yield from polkit.changes(plan)
         if plan.starter is Starter.SYSTEMD:
             lines = users.declared(users_needed(self._config), self._config.host.group)
             yield from systemd.changes(plan, lines)
@@ -99,8 +100,11 @@ class Compiler:
         return configured(self._config)
 
     def obsolete(self) -> tuple[Removal, ...]:
-        """Units that an earlier plan had and this one has not."""
-        return tuple(systemd.obsolete(self.plan)) if self._mode is Mode.SYSTEM else ()
+        """Units and rights that an earlier plan had and this one has not."""
+        if self._mode is not Mode.SYSTEM:
+            return ()
+        found = (*systemd.obsolete(self.plan), *polkit.obsolete(self.plan))
+        return tuple(removal for removal in found if removal.needed())
 
     def make(self, changes: Changes) -> None:
         """All of it, in order: users, files and directories, units. Raises what fails first."""

@@ -27,7 +27,9 @@ def users_lent(config: Config) -> tuple[str, ...]:
 
 def compiled(hook: HookConfig) -> Hook:
     """The hook as its room needs it."""
-    return Hook(hook.name, hook.command, hook.write, hook.timeout_seconds, hook.optional)
+    return Hook(
+        hook.name, hook.command, hook.write, hook.timeout_seconds, hook.optional, hook.polkit
+    )
 
 
 def room(hook: HookConfig, places: Places, lent: Grant, runner: tuple[int, int]) -> Room:
