@@ -39,7 +39,7 @@ class _Talk:
         self._display = PeopleDisplay(screen, style_for(sys.stdout), full_proof=args.proof)
         self.channel = Channel(connect(resolve(args), args))
         with contextlib.suppress(OSError):  # turned away: why is to be heard
-            self.channel.send({"action": "run", "jobs": [job], **options})
+            self.channel.send({"action": "run", "jobs": [job], **options, "more": True})
         self.channel.sock.setblocking(False)
 
     def stop(self) -> None:

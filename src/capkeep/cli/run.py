@@ -55,12 +55,15 @@ def _run(args: argparse.Namespace) -> int:
     code = ask(args, request, apart=apart)
     for message in apart:
         from capkeep.cli.apart import run_apart
+        from capkeep.run.errand import AFTER_PULLS
         from capkeep.run.vocabulary import worst
 
         jobs, parallel = message.get("jobs"), message.get("parallel")
         assert isinstance(jobs, list), "our own runner's"
         assert isinstance(parallel, int), "our own runner's"
         code = worst([code, *run_apart(args, jobs, parallel, options)])
+        if not args.dry_run:
+            code = worst([code, ask(args, {"action": AFTER_PULLS})])
     _remind(args)
     return code
 

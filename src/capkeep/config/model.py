@@ -262,6 +262,7 @@ class Config:
     dumps: tuple[DumpConfig, ...] = ()
     hooks: tuple[HookConfig, ...] = ()
     targets: tuple[TargetConfig, ...] = ()
+    after_pulls: tuple[str, ...] = ()  # names of hooks
     parallel_pulls: int = 0  # 0: as many as there are
 
 

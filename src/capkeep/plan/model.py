@@ -456,6 +456,7 @@ class Plan(NamedTuple):
     watch: Watch = Watch()
     hooks: tuple[Hook, ...] = ()
     targets: tuple[Target, ...] = ()
+    after_pulls: tuple[str, ...] = ()  # hooks that run when no target is left to be pulled from
     parallel_pulls: int = 0  # jobs of targets that run at a time; 0: as many as there are
     answers: tuple[Answer, ...] = ()
 

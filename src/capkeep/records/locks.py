@@ -98,6 +98,11 @@ def place_in_line(number: int) -> str:
     return f"{_TARGET}pull.{number}"
 
 
+def after_pulls() -> str:
+    """What is locked in place of a job by what comes after the last pull. No target has such a name."""
+    return f"{_TARGET}pull.over"
+
+
 def holders_without_job(directory: str) -> list[Holder]:
     """Who works on repositories now, apart from jobs."""
     names = [n.removesuffix(".run") for n in os.listdir(directory) if n.endswith(".run")]

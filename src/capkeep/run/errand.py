@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from capkeep.run.manifest import Shelf
     from capkeep.run.turns import Turn
 
+AFTER_PULLS: Final = "after-pulls"  # what comes when no target is left to be pulled from
 SLACK_SECONDS: Final = 120  # in which a room that is late says so itself
 
 

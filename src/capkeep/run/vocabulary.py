@@ -6,6 +6,7 @@ from typing import Final, NoReturn
 from capkeep.errors import EXIT_COMPLETE, EXIT_PARTIAL, RefusedError
 from capkeep.plan.model import Brief, Job, Plan, Repository
 from capkeep.rooms.protocol import Message, ProtocolError
+from capkeep.run.errand import AFTER_PULLS
 from capkeep.run.walk import Walk
 
 MOST_APART: Final = 12  # runs that one caller asks for at a time: others may ask too
@@ -33,7 +34,15 @@ def _run(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
     if _flag(request, "apart"):
         jobs = _without_several(plan, walk, jobs)
     codes = [walk.run_job(job, dry_run=dry_run, accept_shrink=accept) for job in jobs]
-    return worst([*codes, *walk.copy_made()])
+    codes += walk.copy_made()
+    if any(job.target for job in jobs) and not dry_run and not _flag(request, "more"):
+        codes.append(walk.after_pulls())
+    return worst(codes)
+
+
+def _after_pulls(_plan: Plan, walk: Walk, _brief: Brief, _request: Message) -> int:
+    """Whoever asked for several pulls says that they were all."""
+    return walk.after_pulls()
 
 
 def _without_several(plan: Plan, walk: Walk, jobs: list[Job]) -> list[Job]:
@@ -113,6 +122,7 @@ _ANSWERS: Final[dict[str, Callable[[Plan, Walk, Brief, Message], int]]] = {
     "notify-test": _notify_test,
     "leave-out": _leave_out,
     "save": _save,
+    AFTER_PULLS: _after_pulls,
 }
 
 

@@ -16,14 +16,14 @@ from capkeep.errors import (
     StepError,
 )
 from capkeep.plan.model import Job, Plan, Repository, Room
-from capkeep.records.locks import Holder, JobLock, copies_of, holder, work_on
+from capkeep.records.locks import Holder, JobLock, after_pulls, copies_of, holder, work_on
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
 from capkeep.run.aftermath import Aftermath
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller, refusal
 from capkeep.run.dumps import counted, dump_errands
-from capkeep.run.errand import Errand, Errands
+from capkeep.run.errand import AFTER_PULLS, Errand, Errands
 from capkeep.run.verdict import BESIDE
 
 TYPE_CHECKING = False
@@ -107,6 +107,17 @@ class Walk:
         if not self._done:
             return self._begun
         return _total(self._begun, counted(self._asked, self._done), ())
+
+    def after_pulls(self) -> int:
+        """Run what comes when no target is left to be pulled from, if that is now; returns the exit code."""
+        from capkeep.run.last_pull import errands, is_time
+
+        if holder(self._plan.places.records, after_pulls()) is not None:
+            return EXIT_COMPLETE
+        outcome = is_time(self._plan)
+        if outcome is None:
+            return EXIT_COMPLETE
+        return self._run(None, AFTER_PULLS, errands(self._plan, outcome))
 
     def tell(self, message: Message) -> None:
         """Answer the caller with something that is no run's."""
@@ -366,6 +377,8 @@ class Walk:
         work = run.job or work_on(errand.room.repository)
         if job and action == "copy":
             work = copies_of(job.name)
+        if errand.kind == AFTER_PULLS:
+            work = after_pulls()
         lock = JobLock(self._plan.places.records, work)
         try:
             who = Holder(work, run.id, run.trigger_uid, run.trigger_user, now)
