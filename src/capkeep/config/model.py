@@ -197,6 +197,7 @@ class HookConfig:
     write: tuple[str, ...] = ()  # likewise
     sockets: tuple[str, ...] = ()  # likewise; of sockets or directories
     capabilities: tuple[str, ...] = ()
+    polkit: str = ""  # a right of its user's: "ACTION" or "ACTION NAME=VALUE …"
     timeout_seconds: int = 300
     optional: bool = False
 
@@ -264,6 +265,7 @@ class Config:
     dumps: tuple[DumpConfig, ...] = ()
     hooks: tuple[HookConfig, ...] = ()
     targets: tuple[TargetConfig, ...] = ()
+    after_pulls: tuple[str, ...] = ()  # names of hooks
     parallel_pulls: int | None = None  # None: as many as there are processors; 0: all
 
 

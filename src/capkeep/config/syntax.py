@@ -623,6 +623,10 @@ class Hook(Table):
         default_factory=list,
         description="CAP_DAC_READ_SEARCH: it reads what it sees, whoever's that is",
     )
+    polkit: str = Field(
+        default="",
+        description="The one right that polkit gives its user: ACTION, or ACTION NAME=VALUE…",
+    )
     timeout: DurationText = Field(default=300, description="If it takes longer it has failed")
     optional: bool = Field(default=False, description="If it fails the run has not")
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from capkeep.errors import RefusedError
-from capkeep.host import answerer, systemd, users
+from capkeep.host import answerer, polkit, systemd, users
 from capkeep.host.changes import (
     Change,
     Changes,
@@ -304,6 +304,8 @@ def remove(
     yield from answerer.removals(places)  # first, so that nobody comes in any more
     if plan.starter is Starter.SYSTEMD:
         yield from systemd.remove(plan)
+    if plan.mode is Mode.SYSTEM:
+        yield from polkit.remove(plan)
     trees = [places.run, places.cache]
     provers = [room for room in plan.rooms if room.kind is RoomKind.PROVER]
     trees += [path for room in provers for path in room.grant.write[1:]]

@@ -10,7 +10,7 @@ from functools import cached_property
 import capkeep
 from capkeep.config.load import load
 from capkeep.errors import CapkeepError, RefusedError
-from capkeep.host import answerer, apply, lent, subordinate, systemd, users
+from capkeep.host import answerer, apply, lent, polkit, subordinate, systemd, users
 from capkeep.host.changes import Change, Changes, Removal
 from capkeep.host.private import refuse_private
 from capkeep.kernel.process import interpreter
@@ -80,8 +80,11 @@ class Compiler:
         yield from apply.handed_over(plan)
         yield from subordinate.changes(plan)
         yield from apply.changes(plan)
+        yield from polkit.changes(plan)
         if plan.starter is Starter.SYSTEMD:
-            lines = users.declared(users_needed(self._config), self._config.host.group, self._homes())
+            lines = users.declared(
+                users_needed(self._config), self._config.host.group, self._homes()
+            )
             yield from systemd.changes(plan, lines)
 
     def remarks(self) -> tuple[str, ...]:
@@ -100,10 +103,12 @@ class Compiler:
         return configured(self._config)
 
     def obsolete(self) -> tuple[Removal, ...]:
-        """Keys and units that an earlier plan had and this one has not."""
+        """Keys, units and rights that an earlier plan had and this one has not."""
         if self._mode is not Mode.SYSTEM:
             return ()
-        return (*answerer.obsolete(self.plan), *systemd.obsolete(self.plan))
+        units = (*systemd.obsolete(self.plan), *polkit.obsolete(self.plan))
+        found = (*answerer.obsolete(self.plan), *units)
+        return tuple(removal for removal in found if removal.needed())
 
     def make(self, changes: Changes) -> None:
         """All of it, in order: users, files and directories, units. Raises what fails first."""

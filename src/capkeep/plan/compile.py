@@ -124,6 +124,7 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
         notify=tuple(_notify(n, config) for n in config.notify),
         metrics=config.metrics_directory,
         dumps=tuple(map(dumps.compiled, dumps.taken(config))),
+        after_pulls=config.after_pulls,
         hooks=tuple(map(hooks.compiled, hooks.taken(config))),
         watch=Watch(config.watch.every_seconds, config.watch.grace_seconds),
         targets=tuple(map(pull.target, pull.taken(config))),
