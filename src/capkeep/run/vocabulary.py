@@ -109,6 +109,8 @@ def _none(part: str) -> NoReturn:
 
 
 def _jobs(plan: Plan, request: Message) -> list[Job]:
+    if not plan.jobs:
+        raise RefusedError("no job of this host is run from here: servers come for its files")
     return [plan.job(name) for name in _chosen(request, "jobs", [j.name for j in plan.jobs])]
 
 
@@ -122,6 +124,8 @@ def _chosen(request: Message, key: str, known: list[str]) -> list[str]:
     names = request.get(key, [])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ProtocolError(f"{key} must be a list of names")
+    # "JOB" of many targets is all of "JOB.TARGET"; no name that is written has a dot.
+    names = [m for n in names for m in ([k for k in known if k.startswith(f"{n}.")] or [n])]
     unknown = [n for n in names if n not in known]
     if unknown:
         raise ProtocolError(f"there is no {unknown[0]!r}; known {key}: {', '.join(known)}")
