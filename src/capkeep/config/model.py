@@ -15,7 +15,9 @@ class RepositoryConfig:
     name: str
     engine: str
     program: str  # absolute path of the engine
-    location: Location  # a local one is resolved: no symbolic link in it
+    location: (
+        Location  # a local one is resolved: no symbolic link in it; "pulled": its server has it
+    )
     password: SecretSource  # an empty one where the engine knows no password
     credentials: tuple[tuple[str, SecretSource], ...] = ()  # environment variables, vault alone
     keeper_credentials: tuple[tuple[str, SecretSource], ...] = ()  # in place of those, to remove
@@ -214,6 +216,7 @@ class TargetConfig:
     jump_keys: tuple[str, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
+    host_name: str  # in its snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,8 +265,12 @@ class Config:
     dumps: tuple[DumpConfig, ...] = ()
     hooks: tuple[HookConfig, ...] = ()
     targets: tuple[TargetConfig, ...] = ()
+<<<<<<< HEAD
     after_pulls: tuple[str, ...] = ()  # names of hooks
     parallel_pulls: int = 0  # 0: as many as there are
+=======
+    parallel_pulls: int | None = None  # None: as many as there are processors; 0: all
+>>>>>>> pconf
 
 
 @dataclass(frozen=True, kw_only=True)

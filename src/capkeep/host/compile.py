@@ -140,6 +140,7 @@ class Compiler:
             subordinate=subordinate.ids_of(prover) if drills else (0, 0),
             rclone=rclone(),
             starter=self._starter(),
+            processors=os.cpu_count() or 1,
         )
 
     def _starter(self) -> Starter:
