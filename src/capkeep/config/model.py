@@ -265,12 +265,8 @@ class Config:
     dumps: tuple[DumpConfig, ...] = ()
     hooks: tuple[HookConfig, ...] = ()
     targets: tuple[TargetConfig, ...] = ()
-<<<<<<< HEAD
     after_pulls: tuple[str, ...] = ()  # names of hooks
-    parallel_pulls: int = 0  # 0: as many as there are
-=======
     parallel_pulls: int | None = None  # None: as many as there are processors; 0: all
->>>>>>> pconf
 
 
 @dataclass(frozen=True, kw_only=True)
