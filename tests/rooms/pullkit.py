@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capkeep.kernel.process import python
-from capkeep.plan.model import Plan, Repository, RoomKind, Secret, SecretSource, Target, View
+from capkeep.plan.model import Plan, Repository, Room, RoomKind, Secret, SecretSource, Target, View
 from capkeep.rooms.protocol import Message
 from tests.rooms.house import INTERPRETER, House, house
 from tests.rooms.test_vault_engines import Sshd, running
@@ -50,7 +50,7 @@ def as_server(home: House, sshd: Sshd, source: str) -> Plan:
     identity.write_bytes((sshd.base / "id").read_bytes())
     identity.chmod(0o600)
 
-    def changed(room):
+    def changed(room: Room) -> Room:
         if room.kind is not RoomKind.READER:
             return room
         grant = room.grant._replace(
@@ -60,9 +60,7 @@ def as_server(home: House, sshd: Sshd, source: str) -> Plan:
         secrets = (*room.secrets, Secret("identity", SecretSource(file=str(identity))))
         return room._replace(kind=RoomKind.PULLER, grant=grant, secrets=secrets)
 
-    return plan._replace(
-        jobs=(job,), targets=(target,), rooms=tuple(map(changed, plan.rooms))
-    )
+    return plan._replace(jobs=(job,), targets=(target,), rooms=tuple(map(changed, plan.rooms)))
 
 
 def as_target(home: House) -> Plan:
@@ -120,7 +118,7 @@ def answerers(made: Pair) -> list[int]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
-            if b"rooms.answerer" in words and words.startswith(os.fsencode(INTERPRETER)):
-                if os.fsencode(made.target.base) in words:
-                    found.append(int(entry.name))
+            ours = os.fsencode(made.target.base) in words
+            if ours and b"rooms.answerer" in words and words.startswith(os.fsencode(INTERPRETER)):
+                found.append(int(entry.name))
     return found
