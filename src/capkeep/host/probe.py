@@ -130,8 +130,9 @@ class _Prober:
         self, asked: Room, process: str, facts: Facts, weaker: tuple[str, ...]
     ) -> None:
         """What another host says of its own rooms: its grants and namespaces are not known here."""
+        uid, gid = next(iter(facts.uids), -1), next(iter(facts.gids), -1)
         grant = asked.grant._replace(
-            uid=facts.uids[0], gid=facts.gids[0], capabilities=facts.effective, write=facts.writable
+            uid=uid, gid=gid, capabilities=facts.effective, write=facts.writable
         )
         walls = Walls(facts.separated)
         self.rooms.append(Proven(asked.name, process, grant, walls, facts, weaker, ()))
