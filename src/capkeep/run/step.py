@@ -3,7 +3,7 @@
 import time
 
 from capkeep.errors import Failure, StepError
-from capkeep.plan.model import Job, Places
+from capkeep.plan.model import Job, Places, RoomKind
 from capkeep.records.logs import LogWriter
 from capkeep.records.model import Outcome, Proof, Run, Step, Totals
 from capkeep.records.store import Recorder
@@ -218,7 +218,7 @@ def write_down(
         outcome=found.outcome, failure=found.failure, text=found.text,
         exit_code=_maybe_int(result.get("exit_code")), engine=str(result.get("engine") or ""),
         snapshot=str(result.get("snapshot") or ""), totals=totals_of(result),
-        engine_words=str(result.get("engine_words") or ""), engine_network=heard.room.grant.network,
+        engine_words=str(result.get("engine_words") or ""), engine_network=heard.room.grant.network and heard.room.kind is not RoomKind.PULLER,
     )  # fmt: skip
     for proof in (ledger.proof, *heard.proofs.values()):
         if proof is not None:
