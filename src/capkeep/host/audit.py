@@ -9,7 +9,7 @@ from typing import Final
 
 from capkeep.config.mistakes import MistakesError
 from capkeep.errors import CapkeepError
-from capkeep.host import drift, polkit, programs, systemd, unit_state
+from capkeep.host import drift, login_audit, polkit, programs, sshd, systemd, unit_state
 from capkeep.host.changes import file_change, indented
 from capkeep.host.compile import Compiler
 from capkeep.host.files import Owner
@@ -33,6 +33,7 @@ def audit(places: Places, mode: Mode) -> Audit:
     findings = [
         *_safely(Kind.CONFIGURATION, places.config, lambda: _config(places, mode, plan)),
         *_safely(Kind.DRIFT, places.state, lambda: drift.differences(plan)),
+        *_safely(Kind.LOGIN, sshd.CONFIG, lambda: login_audit.findings(plan)),
         *_safely(Kind.PROGRAM, plan.package, lambda: programs.programs(plan)),
         *_safely(Kind.SECRET, places.secrets, lambda: programs.secrets(plan)),
     ]
@@ -137,6 +138,7 @@ def by_design(plan: Plan) -> Iterable[str]:
             yield f"{room.name} gives the files in {place}, and no others, to their owners with {names}"
     if any(room.kind is RoomKind.GIVER for room in plan.rooms):
         yield "[host] members-restore gives members of the group what they could read themselves"
+    yield from login_audit.exceptions(plan)
     for repository in plan.repositories:
         if repository.engine_network:
             yield f"the engine of {repository.name} has the network itself (engine-network)"
