@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from capkeep.cli.in_place import refuse_repository
 from capkeep.config.mistakes import MistakesError
 from capkeep.config.model import Config
+from capkeep.errors import RefusedError
 from capkeep.host.private import refuse_private
 from capkeep.plan import codec
 from capkeep.plan.compile import HostFacts, compile_plan, configured, users_needed
 from capkeep.plan.model import (
     NOBODY_YET,
     Access,
+    Job,
     Mode,
     Plan,
     Room,
@@ -22,6 +25,9 @@ from capkeep.plan.model import (
     outline,
 )
 from capkeep.plan.timetable import is_remote, whole
+from capkeep.rooms.protocol import ProtocolError
+from capkeep.run.vocabulary import answer
+from capkeep.run.walk import Walk
 from tests.unit.pulled import ECDSA, ED25519, SERVER, TARGET, Host, RootsOwn
 from tests.unit.test_compile import PLACES, SYSTEM
 
@@ -173,6 +179,45 @@ def test_without_root_a_puller_runs_as_the_user(host: Host) -> None:
     assert (room.grant.uid, room.grant.gid, room.grant.capabilities) == (1000, 1001, ())
 
 
+class Walked(Walk):
+    """Notes which jobs would be run."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+
+    def run_job(self, job: Job, *, dry_run: bool, accept_shrink: bool) -> int:
+        assert dry_run
+        assert not accept_shrink
+        self.jobs.append(job.name)
+        return 0
+
+    def copy_made(self) -> list[int]:
+        return []
+
+
+def run(plan: Plan, *names: str) -> list[str]:
+    walk = Walked()
+    brief = outline(plan, plan.runner, Walls(()))
+    answer(plan, walk, brief, {"action": "run", "jobs": [*names], "dry_run": True})
+    return walk.jobs
+
+
+def test_the_name_of_a_job_of_many_targets_means_all_of_them(host: Host) -> None:
+    plan = planned(host.load(SERVER))
+    assert run(plan, "own", "hosts") == ["own", "hosts.web1", "hosts.web2"]
+    assert run(plan, "hosts.web2", "hosts") == ["hosts.web2", "hosts.web1"]
+    with pytest.raises(ProtocolError, match=r"there is no 'host'; known jobs: hosts\.web1"):
+        run(plan, "host")
+
+
+def test_restoring_another_host_s_files_in_place_is_refused(host: Host) -> None:
+    plan = planned(host.load(SERVER))
+    for name in ("pulled.web1", "away.web1"):
+        with pytest.raises(RefusedError, match="holds files of web1"):
+            refuse_repository(plan, plan.repository(name))
+    refuse_repository(plan, plan.repository("local"))
+
+
 # -- on a target
 
 
@@ -218,6 +263,11 @@ def test_nothing_of_what_is_come_for_is_run_from_a_target(host: Host) -> None:
         RoomKind.RUNNER, RoomKind.READER,
     }  # fmt: skip
     assert plan.job("sent") in plan.answered_jobs
+    assert run(plan) == ["own"]
+    with pytest.raises(ProtocolError, match="there is no 'sent'"):
+        run(plan, "sent")
+    with pytest.raises(RefusedError, match="servers come for its files"):
+        run(plan._replace(jobs=()))
     assert [r.name for r in plan.all_repositories] == ["local", "backup1", "backup2"]
     assert codec.loads(Plan, codec.dumps(plan)) == plan
 
