@@ -132,6 +132,8 @@ def _none(part: str) -> NoReturn:
 
 
 def _jobs(plan: Plan, request: Message) -> list[Job]:
+    if not plan.jobs:
+        raise RefusedError("no job of this host is run from here: servers come for its files")
     return [plan.job(name) for name in _chosen(request, "jobs", [j.name for j in plan.jobs])]
 
 
@@ -153,7 +155,10 @@ def _chosen(request: Message, key: str, known: list[str]) -> list[str]:
 
 
 def _of_all(name: str, known: list[str]) -> list[str]:
-    """Those of every target that a job or repository was written for once; else the name itself."""
+    """Those of every target that a job or repository was written for once; else the name itself.
+
+    No name that is written has a dot.
+    """
     return [one for one in known if one.startswith(f"{name}.")] or [name]
 
 
