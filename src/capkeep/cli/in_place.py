@@ -19,10 +19,18 @@ NEVER: Final = (
 HINT: Final = "--no-safety-snapshot restores without one"
 
 
-def refuse_engine(repository: "Repository") -> None:
-    """Raises RefusedError for an engine of which it is not known what it would write."""
+def refuse_repository(plan: "Plan", repository: "Repository") -> None:
+    """Raises RefusedError for files of another host, and where it is not known what would be written."""
     from capkeep.engines import ENGINES
 
+    for job in plan.jobs:
+        kept = (*job.repositories, *(job.copies.targets if job.copies else ()))
+        if job.target and repository.name in kept:
+            raise RefusedError(
+                f"{repository.name} holds files of {job.target}, and in place they would replace"
+                " this host's own",
+                hint="--to DIR, and copy from there what that host needs",
+            )
     if not ENGINES[repository.engine].traits.in_place:
         raise RefusedError(
             f"{repository.engine} restores to a directory of its own only",
@@ -59,7 +67,7 @@ def _needed(plan: "Plan") -> tuple[str, ...]:
     places = plan.places
     own = [places.config, places.state, places.cache, places.log, places.run]
     own += [plan.package, plan.interpreter, sys.prefix]
-    for repository in plan.repositories:
+    for repository in plan.all_repositories:
         own += [repository.location, repository.program, repository.environment_folder]
         # Programs and what they need, but for what is of the other machine.
         own += [value for name, value in repository.options if name != "remote-path"]

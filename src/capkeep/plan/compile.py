@@ -8,24 +8,19 @@ from typing import Final, NamedTuple
 
 from capkeep import __version__
 from capkeep.config.model import (
-    CheckConfig,
     Config,
     JobConfig,
     LimitsConfig,
     NotifyConfig,
     RepositoryConfig,
     ResourcesConfig,
-    RetentionConfig,
 )
 from capkeep.errors import ConfigError
-from capkeep.plan import copies, dumps, giver, hooks, prover
+from capkeep.plan import copies, dumps, giver, hooks, jobs, prover, pull
 from capkeep.plan.model import (
     Access,
-    Check,
     Door,
-    Drill,
     Grant,
-    Job,
     Limits,
     Mode,
     Notify,
@@ -34,8 +29,6 @@ from capkeep.plan.model import (
     Places,
     Plan,
     Repository,
-    Resources,
-    Retention,
     Room,
     RoomKind,
     Secret,
@@ -44,7 +37,6 @@ from capkeep.plan.model import (
     Watch,
     When,
     Wire,
-    job_tag,
     room_user,
     room_users,
 )
@@ -65,10 +57,12 @@ PROVE_CAPABILITIES: Final = tuple(c for c in RESTORE_CAPABILITIES if c != "CAP_M
 # A vault's whose mirror's files belong to their owners.
 MIRROR_CAPABILITIES: Final = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER")
 RCLONE_SCHEMES: Final = ("s3", "rclone")
-RUNNER_CALLERS: Final = 16
+RUNNER_CALLERS: Final = 16  # and as many as there are targets, which wait for each other
 NOTIFIER_CALLERS: Final = 16  # every run has its own, and waits while it is tried again
 NOTIFIER_MEMORY: Final = 512 << 20  # bytes; servers outside decide what it has to hold
-KEEPERS: Final = ".keeper"  # a vault of the keeper's alone; no repository's name has a dot
+KEEPERS: Final = (
+    ".keeper"  # a vault of the keeper's alone; beside it there is one of the name before
+)
 # Of all that runs as a lent user on this host (setrlimit(2)), and that is a busy server too.
 LENT_PROCESSES: Final = 1 << 16
 SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero byte
@@ -92,29 +86,32 @@ class HostFacts(NamedTuple):
     starter: Starter = Starter.DOORS
     subordinate: tuple[int, int] = (0, 0)  # first and number of the prover's own further ids
     rclone: str = ""  # absolute path; what a vault reaches S3, sftp and the like with
+    processors: int = 1
 
 
 def users_needed(config: Config) -> tuple[str, ...]:
-    """The users that the rooms run as in system mode, the runner's first."""
-    return room_users(config.host.user_prefix)
+    """The users that the rooms run as in system mode, the runner's first, and who logs in."""
+    return (*room_users(config.host.user_prefix), *pull.logins(config))
 
 
 def compile_plan(config: Config, host: HostFacts) -> Plan:
     """The plan. Raises ConfigError where this host's places do not suit the configuration."""
     rooms = _Rooms(config, host)
+    answered = {job.name for job, _ in pull.answered(config)}
+    made = {
+        j.name: dumps.with_dumps(
+            jobs.compiled(j, host.hostname, host.places.canary), j.dumps, config, host.places
+        )
+        for j in config.jobs
+    }
     plan = Plan(
         mode=host.mode,
         places=host.places,
         group=host.group,
         interpreter=host.interpreter,
         package=host.package,
-        repositories=tuple(_repository(r, host) for r in config.repositories),
-        jobs=tuple(
-            dumps.with_dumps(
-                _job(j, host.hostname, host.places.canary), j.dumps, config, host.places
-            )
-            for j in config.jobs
-        ),
+        repositories=tuple(_repository(r, host) for r in config.repositories if not r.pulled_by),
+        jobs=tuple(made[j.name] for j in config.jobs if j.name not in answered),
         rooms=tuple(rooms.all()),
         capkeep_version=__version__,
         starter=host.starter,
@@ -123,8 +120,16 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
         notify=tuple(_notify(n, config) for n in config.notify),
         metrics=config.metrics_directory,
         dumps=tuple(map(dumps.compiled, dumps.taken(config))),
+        after_pulls=config.after_pulls,
         hooks=tuple(map(hooks.compiled, hooks.taken(config))),
         watch=Watch(config.watch.every_seconds, config.watch.grace_seconds),
+        targets=tuple(map(pull.target, pull.taken(config))),
+        parallel_pulls=pull.parallel(config, host.processors),
+        answers=pull.answers(config, host.users),
+        answered_jobs=tuple(made[j.name] for j in config.jobs if j.name in answered),
+        answered_repositories=tuple(
+            _repository(r, host) for r in config.repositories if r.pulled_by
+        ),
     )
     _check_doors(plan)
     return plan
@@ -132,7 +137,7 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
 
 def configured(config: Config) -> tuple[Timetable, ...]:
     """What is to happen by itself, whatever host this is."""
-    return tuple(t for job in config.jobs for t in timetables(_job(job, "", "")))
+    return tuple(t for job in config.jobs for t in timetables(jobs.compiled(job, "", "")))
 
 
 def _check_doors(plan: Plan) -> None:
@@ -176,6 +181,7 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
         engine_network=repository.engine_network,
         key_exported=repository.key_exported,
         environment_folder=repository.environment_folder,
+        pulled_by=repository.pulled_by,
         owners=repository.owners if repository.owners != "metadata" else "",
     )
 
@@ -214,44 +220,6 @@ def _through_rclone(repository: RepositoryConfig) -> bool:
     return repository.location.scheme in RCLONE_SCHEMES and not repository.engine_network
 
 
-def _job(job: JobConfig, hostname: str, canary: str) -> Job:
-    return Job(
-        name=job.name,
-        repositories=job.repositories,
-        include=job.include,
-        exclude=job.exclude,
-        may_miss=tuple(glob.text for glob in job.may_miss),
-        one_file_system=job.one_file_system,
-        canary=canary if job.canary else "",
-        max_shrink_percent=job.max_shrink_percent,
-        allow_empty=job.allow_empty,
-        tags=(*job.tags, job_tag(job.name)),
-        host=job.host or hostname,
-        timeout_seconds=job.timeout_seconds,
-        max_age_seconds=job.max_age_seconds,
-        schedule=job.schedule,
-        check=_check(job.check),
-        retention=_retention(job.retention),
-        drill=Drill(**vars(job.drill)) if job.drill else None,
-        copies=copies.compiled(job.copies),
-        spread_seconds=job.spread_seconds,
-        on_battery=job.on_battery,
-        on_metered=job.on_metered,
-        resources=_resources(job.resources),
-        hooks=hooks.of_job(job),
-    )
-
-
-def _resources(resources: ResourcesConfig) -> Resources:
-    return Resources(
-        upload_bytes=resources.upload_bytes,
-        download_bytes=resources.download_bytes,
-        lock_wait_seconds=resources.lock_wait_seconds,
-        retries=resources.retries,
-        retry_wait_seconds=resources.retry_wait_seconds,
-    )
-
-
 def _job_limits(limits: Limits, resources: ResourcesConfig) -> Limits:
     """Of the rooms that work for one job alone."""
     memory = resources.memory_bytes
@@ -263,21 +231,6 @@ def _job_limits(limits: Limits, resources: ResourcesConfig) -> Limits:
         cpu_percent=resources.cpu_percent,
         all_memory_bytes=memory,
     )
-
-
-def _check(check: CheckConfig | None) -> Check | None:
-    if check is None:
-        return None
-    return Check(
-        after_backup=check.after_backup,
-        schedule=check.schedule,
-        read_data=check.read_data.part,
-        rotate_seconds=check.read_data.rotate_seconds,
-    )
-
-
-def _retention(retention: RetentionConfig | None) -> Retention | None:
-    return Retention(**vars(retention)) if retention else None
 
 
 def _limits(limits: LimitsConfig) -> Limits:
@@ -317,9 +270,10 @@ class _Rooms:
             hooks.room(hook, self._places, self._lent(hook.user), runner)
             for hook in hooks.taken(self._config)
         ]
-        for job in self._config.jobs:
-            rooms += [self._reader(job, by_name[name]) for name in job.repositories]
+        rooms += self._readers(by_name)
         for repository in self._config.repositories:
+            if repository.pulled_by:
+                continue  # all that works on it is where it is
             if not repository.engine_network:
                 rooms.append(self._vault(repository, dict(repository.credentials)))
                 if repository.keeper_credentials:
@@ -341,7 +295,7 @@ class _Rooms:
             )
             if scratches := prover.scratches(self._config, repository.name):
                 rooms.append(self._prover(repository, scratches))
-            if self._system and giver.wanted(self._config, repository.engine):
+            if self._system and giver.wanted(self._config, repository):
                 viewer = self._engine_room(RoomKind.VIEWER, repository, Access.APPEND)
                 reaching = self._id(RoomKind.PROVER)[1]
                 rooms.append(giver.room(viewer, self._places, self._host.group, reaching))
@@ -411,7 +365,7 @@ class _Rooms:
             uid=self._root()[0],
             gid=group,
             mode=0o660 if self._system else 0o600,
-            connections=RUNNER_CALLERS,
+            connections=RUNNER_CALLERS + sum(bool(job.target) for job in self._config.jobs),
         )
         return Room(name="runner", kind=RoomKind.RUNNER, grant=grant, door=door)
 
@@ -439,25 +393,49 @@ class _Rooms:
             ),
         )
 
+    def _readers(self, by_name: Mapping[str, RepositoryConfig]) -> list[Room]:
+        """Whoever brings the files of all jobs: readers, and those who stand for one elsewhere."""
+        targets = {target.name: target for target in self._config.targets}
+        rooms = []
+        for job in self._config.jobs:
+            for name in job.repositories:
+                if job.target:
+                    room = self._asked(RoomKind.PULLER, job, by_name[name])
+                    rooms.append(pull.puller(room, targets[job.target], self._hidden()))
+                else:
+                    rooms.append(self._reader(job, by_name[name]))
+        return rooms
+
     def _reader(self, job: JobConfig, repository: RepositoryConfig) -> Room:
         """Reads every file of the job, writes nothing but its cache."""
-        name = f"reader-{job.name}-{repository.name}"
         canary = (self._places.canary,) if job.canary else ()
         staged = (dumps.staging(self._places, name) for name in job.dumps)
-        uid, gid = self._id(RoomKind.RUNNER)
-        room = self._engine_base(RoomKind.READER, name, repository, Access.APPEND)
+        room = self._asked(RoomKind.READER, job, repository)
         grant = room.grant._replace(
             capabilities=self._capabilities(READ_CAPABILITIES),
             view=View.HOST,
             sources=tuple(dict.fromkeys((*job.include, *staged, *canary))),
             hide=self._hidden(),
-            limits=_job_limits(self._limits, job.resources),
         )
+        return room._replace(grant=grant)
+
+    def _asked(self, kind: RoomKind, job: JobConfig, repository: RepositoryConfig) -> Room:
+        """What a reader has in common with whoever stands for one: a door, the job, its limits."""
+        name = pull.reader_name(job, repository)
+        room = self._engine_base(kind, name, repository, Access.APPEND)
         # A drill comes again and again, as streams do, while the visit before is still ending.
         several = dumps.streams(self._config, job.dumps) or job.drill is not None
-        visits = dumps.visits(stream=several)
-        door = Door(f"{self._places.run}/{name}.sock", uid, gid, 0o600, visits)
-        return room._replace(job=job.name, grant=grant, door=door)
+        visits = dumps.visits(stream=several or bool(repository.pulled_by))
+        caller = self._login() if repository.pulled_by else self._id(RoomKind.RUNNER)
+        return room._replace(
+            job=job.name,
+            grant=room.grant._replace(limits=_job_limits(self._limits, job.resources)),
+            door=Door(f"{self._places.run}/{name}.sock", *caller, 0o600, visits),
+        )
+
+    def _login(self) -> tuple[int, int]:
+        """uid and gid of whoever servers log in as."""
+        return self._host.users[pull.login(self._config.host.user_prefix)]
 
     def _hidden(self) -> tuple[str, ...]:
         """What no room that reads files may see: secrets, repositories, other rooms' places."""
@@ -466,6 +444,7 @@ class _Rooms:
         own.append(f"{places.state}/keys")
         secrets = [s for r in self._config.repositories for s in r.secrets]
         secrets += [source for n in self._config.notify for _, source in n.secrets]
+        secrets += [target.identity for target in self._config.targets]
         files = [s.file for s in secrets if s.file]
         stores = PLAIN_STORES + SEALED_STORES + GIVEN_STORES
         credentials = [f"{d}/{s.credential}" for s in secrets if s.credential for d in stores]
@@ -563,7 +542,9 @@ class _Rooms:
         own = KEEPERS if access is Access.ADMIN and repository.keeper_credentials else ""
         wire: Wire | None = Wire(f"vault-{repository.name}{own}", access)
         grant = self._grant(kind)._replace(write=(f"{self._places.cache}/{name}",))
-        if repository.engine_network:
+        if repository.pulled_by:
+            wire = None  # it is given by whoever asks
+        elif repository.engine_network:
             wire = None
             secrets += [Secret(variable, source) for variable, source in repository.credentials]
             read = (repository.ca_file,) if repository.ca_file else ()

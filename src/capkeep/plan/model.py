@@ -104,7 +104,7 @@ class Grant(NamedTuple):
     sources: tuple[str, ...] = ()  # HOST view: the paths whose filesystems must be visible
     read: tuple[str, ...] = ()  # bound read-only at their own paths (TOOLS view)
     write: tuple[str, ...] = ()  # bound writable at their own paths
-    hide: tuple[str, ...] = ()  # HOST view: shown as empty
+    hide: tuple[str, ...] = ()  # shown as empty in a HOST view; no hook is shown any of it
     network: bool = False
     limits: Limits = Limits()
     sockets: tuple[str, ...] = ()  # directories of unix sockets that it may connect to, if there
@@ -413,6 +413,7 @@ class Hook(NamedTuple):
     write: tuple[str, ...] = ()  # what is bound for it may be more: a directory above that is firm
     timeout_seconds: int = 300
     optional: bool = False  # one that fails does not fail the run
+    polkit: str = ""  # the right that its user is given: "ACTION" or "ACTION NAME=VALUE …"
 
 
 def stream_tag(job: str, dump: str) -> str:
@@ -455,8 +456,13 @@ class Plan(NamedTuple):
     watch: Watch = Watch()
     hooks: tuple[Hook, ...] = ()
     targets: tuple[Target, ...] = ()
+    after_pulls: tuple[str, ...] = ()  # hooks that run when no target is left to be pulled from
     parallel_pulls: int = 0  # jobs of targets that run at a time; 0: as many as there are
     answers: tuple[Answer, ...] = ()
+    # Of these: whose files are come for, and the repositories that are elsewhere. Nothing of them is
+    # run, looked at or told of on this host.
+    answered_jobs: tuple[Job, ...] = ()
+    answered_repositories: tuple[Repository, ...] = ()
 
     @property
     def runner(self) -> Room:
@@ -468,8 +474,8 @@ class Plan(NamedTuple):
         return {r.name: r for r in self.rooms}[name]
 
     def job(self, name: str) -> Job:
-        """The job of that name. Raises KeyError."""
-        return {j.name: j for j in self.jobs}[name]
+        """The job of that name, also of an answered one. Raises KeyError."""
+        return {j.name: j for j in (*self.jobs, *self.answered_jobs)}[name]
 
     def dump(self, name: str) -> Dump:
         """The dump of that name. Raises KeyError."""
@@ -484,8 +490,13 @@ class Plan(NamedTuple):
         return {t.name: t for t in self.targets}[name]
 
     def repository(self, name: str) -> Repository:
-        """The repository of that name. Raises KeyError."""
-        return {r.name: r for r in self.repositories}[name]
+        """The repository of that name, also of an answered one. Raises KeyError."""
+        return {r.name: r for r in self.all_repositories}[name]
+
+    @property
+    def all_repositories(self) -> tuple[Repository, ...]:
+        """Those that are elsewhere too: their engines run here."""
+        return (*self.repositories, *self.answered_repositories)
 
 
 class Walls(NamedTuple):
