@@ -17,6 +17,7 @@ from capkeep.rooms.pull.frames import (
     FIRST,
     HEAD,
     PAYLOAD,
+    PIPE_WINDOW,
     TALK,
     WIRE,
     Data,

@@ -219,7 +219,7 @@ def test_a_reader_without_a_door_and_one_that_is_busy(pulled: Pair) -> None:
 
 
 @pytest.mark.parametrize("who", ["link", "puller", "answerer", "caller"])
-def test_whoever_is_killed_leaves_nothing_and_the_next_pull_heals(pulled: Pair, who: str) -> None:
+def test_whoever_is_killed_leaves_nothing(pulled: Pair, who: str) -> None:
     """The engine on the target ends within seconds, and no lock stays."""
     pulled.enroll()
     victim = Path(pulled.target.base, "source/endless")
@@ -244,6 +244,9 @@ def test_whoever_is_killed_leaves_nothing_and_the_next_pull_heals(pulled: Pair, 
         victim.unlink()
     locks = Path(pulled.server.base, "repositories/repo/locks")
     wait_for(lambda: not list(locks.iterdir()))
+
+
+def test_the_next_pull_heals(pulled: Pair) -> None:
     assert pulled.run()["outcome"] == "complete"
 
 
@@ -251,7 +254,7 @@ def test_whoever_is_killed_leaves_nothing_and_the_next_pull_heals(pulled: Pair, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "words"),
+    "kind,name,words",
     [
         ("banner", "refused", "Welcome to web1!"),
         ("credit", "refused", "more data than was asked for"),
