@@ -10,7 +10,6 @@ from capkeep.host.probe import REQUEST, visit
 from capkeep.plan.model import Plan, Room, RoomKind, Starter
 from capkeep.rooms.protocol import Message
 
-
 ENGINE_MOST: Final = 40  # characters
 
 
