@@ -236,7 +236,7 @@ def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
         spoil()
         found = target.found()
         assert (found[what].kind, found[what].mend) == (Kind.LOGIN, mend), found
-        subprocess.run(mend, shell=True, check=True, timeout=60, capture_output=True)
+        subprocess.run(["/bin/sh", "-c", mend], check=True, timeout=60, capture_output=True)
         target.apply()
         assert target.found() == {}
     keys.write_text(f"{content}{(target.base / 'stranger.pub').read_text()}")
@@ -271,7 +271,7 @@ def test_a_sshd_that_makes_it_useless_is_found_and_mended(
         found = target.found()
         assert word in found[sshd.CONFIG].text, found
         mend = found[sshd.CONFIG].mend.replace(sshd.CONFIG, str(target.config))
-        subprocess.run(mend.partition(" && ")[0], shell=True, check=True, timeout=60)
+        subprocess.run(["/bin/sh", "-c", mend.partition(" && ")[0]], check=True, timeout=60)
         assert target.found() == {}
     finally:
         target.config.write_text(before)
