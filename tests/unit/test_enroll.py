@@ -20,13 +20,10 @@ from capkeep.host.ssh_keys import parse
 from capkeep.report.style import PLAIN
 from capkeep.report.targets import key_lines
 from capkeep.values import SecretSource
+from tests.unit.pulled import ECDSA, ED25519, SERVER, Host, RootsOwn
 from tests.unit.test_ssh_keys import KEY
 
 OTHER = KEY[:-4] + "AAAA"
-ECDSA = (
-    "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKg"
-    "wFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg="
-)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 HOSTILE = (
     "'; touch {0}; '", "$(touch {0})", "`touch {0}`", '"; touch {0}; "', "\n touch {0}\n",
@@ -106,6 +103,53 @@ def test_no_name_gets_out_of_its_quotes(tmp_path: Path, text: str) -> None:
 @given(st.lists(TEXTS, min_size=1, max_size=3))
 def test_every_host_has_a_name_for_tables_and_files(texts: list[str]) -> None:
     assert re.fullmatch(NAME_PATTERN, plain_name(*texts)), plain_name(*texts)
+
+
+# -- from the configuration
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr("capkeep.config.load.Owner", RootsOwn)
+    return Host(tmp_path.resolve())
+
+
+def test_a_target_takes_what_its_server_writes_and_keeps_the_same(host: Host) -> None:
+    config = host.load(
+        SERVER.replace("canary = false", 'canary = false\nexclude = ["*.tmp", "/x"]')
+    )
+    engines = '[engines.restic]\nprogram = "@/restic"\n'
+    for name, job in (("web2", "hosts"), ("db", "bases")):
+        made = enroll.enrolment(
+            config, enroll.target_of(config, name), parse(KEY), "Backup1.example"
+        )
+        assert (made.name, made.job, made.engine) == ("backup1", f"backup1-{job}", "restic")
+        (theirs,) = host.load(engines + drop_in(made)).jobs
+        (ours,) = [one for one in config.jobs if one.target == name]
+        for field in ("include", "exclude", "one_file_system", "canary"):
+            assert getattr(theirs, field) == getattr(ours, field), field
+
+
+def test_one_host_that_is_two_targets_has_both_in_peace(host: Host) -> None:
+    """Each has a key of its own, and neither knows of the other."""
+    same = SERVER.replace("[targets.db]\n", '[targets.db]\nhost = "web1.example.org"\n')
+    config = host.load(same)
+    texts = ""
+    for name, key in (("web1", ED25519), ("db", ECDSA)):
+        target = enroll.target_of(config, name)
+        texts += drop_in(enroll.enrolment(config, target, parse(key), "backup1"))
+    jobs = host.load(f'[engines.restic]\nprogram = "@/restic"\n{texts}').jobs
+    assert [job.name for job in jobs] == ["backup1-web1-hosts", "backup1-db-bases"]
+
+
+def test_what_cannot_be_enrolled_is_said(host: Host) -> None:
+    config = host.load(
+        SERVER.replace('targets = ["db"]', 'targets = ["web1"]').replace("@web", "web2")
+    )
+    with pytest.raises(UsageError, match="no target nobody"):
+        enroll.target_of(config, "nobody")
+    with pytest.raises(UsageError, match="no job takes files of db"):
+        enroll.enrolment(config, enroll.target_of(config, "db"), parse(KEY), "backup1")
 
 
 # -- ssh

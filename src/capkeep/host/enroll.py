@@ -56,12 +56,14 @@ def enrolment(config: Config, target: TargetConfig, key: PublicKey, hostname: st
     engines = {r.name: r.engine for r in config.repositories}
     server = plain_name(hostname.partition(".")[0])
     # One host may be two targets, each with a key and a job of its own.
-    alike = [t for t in config.targets if (t.host, t.port) == (target.host, target.port)]
+    place = (target.host, target.port, target.jump)
+    alike = [t for t in config.targets if (t.host, t.port, t.jump) == place]
+    name = server if len(alike) == 1 else plain_name(server, target.name)
     return Enrolment(
-        name=server if len(alike) == 1 else plain_name(server, target.name),
+        name=name,
         server=hostname,
         target=target.name,
-        job=plain_name(server, job.name.partition(".")[0]),
+        job=plain_name(name, job.name.partition(".")[0]),
         engine=engines[job.repositories[0]],
         key=key._replace(comment=f"capkeep@{server}").line,
         include=job.include,
