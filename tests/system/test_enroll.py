@@ -147,8 +147,11 @@ def server(place: Path) -> Iterator[Host]:
     config = place / "sshd_config"
     config.write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {place}/host\nPidFile none\nUsePAM no\n"
-        f"AuthorizedKeysFile {place}/authorized\nStrictModes no\n"
+        f"AuthorizedKeysFile {place}/authorized\nStrictModes no\nSetEnv PATH={place}/bin:/usr/bin:/bin\n"
     )
+    (place / "bin").mkdir()
+    (place / "bin/sudo").write_text('#!/bin/sh\necho "asked for $*"\nexec "$@"\n')
+    (place / "bin/sudo").chmod(0o755)
     Path("/run/sshd").mkdir(exist_ok=True)
     with running(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], port):
         yield host
@@ -253,6 +256,13 @@ def test_an_administrators_ssh_runs_it_and_believes_the_pinned_key_alone(
         for way in (there, there._replace(jump=f"root@127.0.0.1:{port}", jump_keys=(host_key,))):
             assert enroll.run_there(way, "id -u; exit 7\n") == 7
             assert capfd.readouterr().out == "0\n"
+        with monkeypatch.context() as another:
+            another.setattr(Way, "is_root", False)
+            assert enroll.run_there(there, "echo by sudo; exit 8\n") == 8
+        asked, said = capfd.readouterr().out.splitlines()[:2]
+        assert said == "by sudo"
+        assert asked.startswith("asked for /bin/sh /"), asked
+        assert not os.path.exists(asked.split()[-1])
         for key, jump_key in ((key_of(server), host_key), (host_key, key_of(server))):
             way = there._replace(host_keys=(key,), jump=f"root@127.0.0.1:{port}")
             with pytest.raises(StepError, match="cannot be logged in"):
