@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 import sys
@@ -225,7 +226,9 @@ def test_a_login_that_was_changed_is_found_and_made_anew(target: Target) -> None
 def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
     keys = Path(answerer.keys_path(target.places))
     content = keys.read_text()
+    program = target.package / "capkeep/rooms/answerer.py"
     cases = [
+        (lambda: program.chmod(0o640), str(program), f"chmod o+r {shlex.quote(str(program))}"),
         (lambda: keys.chmod(0o666), str(keys), f"chmod go-w {keys}"),
         (lambda: os.chown(keys, pwd.getpwnam(LOGIN).pw_uid, 0), str(keys), f"chown -h 0 {keys}"),
         (lambda: Path(f"{keys}2").write_text(content), f"{keys}2", f"rm -r {keys}2"),
@@ -239,6 +242,11 @@ def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
         subprocess.run(["/bin/sh", "-c", mend], check=True, timeout=60, capture_output=True)
         target.apply()
         assert target.found() == {}
+    program.chmod(0o600)
+    said = target("apply").out
+    assert f"{program}: " in said, said
+    assert "  mend: chmod o+r" in said, said
+    program.chmod(0o644)
     keys.write_text(f"{content}{(target.base / 'stranger.pub').read_text()}")
     shown = target("plan")
     assert f"would make file {keys}" in shown.out, shown
