@@ -237,6 +237,8 @@ CASES = [
     ('location = "/srv/backups/{target}"', 'location = "b2:x/{target}"\nengine-network = true',
      "jobs.hosts.repositories[0]", "would have the credentials", "has a vault"),
     ('"@/of-{target}"', '"@/off-{target}"', "repositories.pulled.password", "off-web1", "install"),
+    ('password = { file = "@/of-{target}" }', "", "repositories.pulled.password", "no password",
+     'file = "/etc/capkeep/secrets/pulled-{target}"'),
     ("[targets.db]", "[targets.Db]", "targets.Db", "cannot be a name", "a-z"),
     ("[targets.db]", "[targets.db]\nhots = 1", "targets.db.hots", "unknown key", "host"),
 ]  # fmt: skip
@@ -308,6 +310,21 @@ def test_all_mistakes_at_once(host: Host) -> None:
         assert old in text
         text = text.replace(old, new, 1)
     assert {m.key for m in host.mistakes(text)} == {CASES[n][2] for n in cases}
+
+
+def test_a_mistake_in_what_all_targets_share_is_told_once(host: Host) -> None:
+    for old, new in (
+        ('password = { file = "@/of-{target}" }', ""),
+        ("options.known-hosts", "options.known-host"),
+        ('"sftp:u@h:/{target}"', '"stfp:u@h:/{target}"'),
+        (
+            'engine = "restic"\nlocation = "/srv/backups',
+            'engine = "rustic"\nlocation = "/srv/backups',
+        ),
+    ):
+        places = [(m.line, m.key, m.problem) for m in host.mistakes(SERVER.replace(old, new))]
+        assert places
+        assert len(set(places)) == len(places)
 
 
 def test_a_job_with_two_engines(host: Host) -> None:
