@@ -71,6 +71,7 @@ class Machine:
     With `plain`, its disk is a copy of the tree instead of an overlay: slower by a few seconds, but
     an ordinary file system all the way. With `installed=False` it has capkeep's dependencies in
     /opt/capkeep, and not capkeep. `packages` are Debian's that it has besides (`trees.PULLING`).
+    With `network` it has another machine's network, loopback and all, instead of one of its own.
     """
 
     alive: Final[list["Machine"]] = []  # for reports: what a failed test was about
@@ -84,6 +85,7 @@ class Machine:
         plain: bool = False,
         installed: bool = True,
         packages: tuple[str, ...] = (),
+        network: "Machine | None" = None,
     ) -> None:
         self.suite = suite
         self.hostname = hostname
@@ -92,6 +94,7 @@ class Machine:
         self._plain = plain
         self._installed = installed
         self._packages = packages
+        self._network = network
         self._folder = MACHINES / self.name
         self._init = 0  # PID 1 of the machine as the host numbers it; 0: not running
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -143,7 +146,7 @@ class Machine:
             "unshare", "--mount", "--propagation", "slave", "sh", "-c", UNIFY, "sh",
             "systemd-nspawn", "-q", "-b", f"--directory={self.tree}", f"--machine={self.name}",
             f"--hostname={self.hostname}", "--register=no", "--keep-unit", "--capability=all",
-            "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
+            self._network_option(), "--resolv-conf=off", "--timezone=off", "--link-journal=no",
             "--console=pipe",
         ]  # fmt: skip
         self._watcher = subprocess.Popen(
@@ -306,6 +309,11 @@ class Machine:
 
     def _group(self) -> Path:
         return control_groups() / f"{PREFIX}{self.name}"
+
+    def _network_option(self) -> str:
+        if self._network is None:
+            return "--private-network"
+        return f"--network-namespace-path=/proc/{self._network.init}/ns/net"
 
     def _wait_until_up(self, limit: float) -> None:
         state = ""
