@@ -29,9 +29,10 @@ def empty(folder: Path) -> None:
 def ratio(host: Installed, source: Path, beside: Path, rounds: int) -> float:
     """Wall time through the rooms over wall time by hand."""
     caches = [*(host.place / "cache").iterdir(), host.place / "cache-by-hand"]
+    records = host.place / "state/records"  # of snapshots that are gone with the repository
 
     def start_afresh() -> None:
-        for folder in (host.repository, *caches):
+        for folder in (host.repository, records, *caches):
             empty(folder)
         host.capkeep("init")
         host.twin(beside)

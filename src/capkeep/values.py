@@ -254,7 +254,9 @@ _LOCATION_HINT: Final = (
 class Location(NamedTuple):
     """Where a repository is (restic, doc/030_preparing_a_new_repo.rst)."""
 
-    scheme: str  # one of VAULT_SCHEMES or ENGINE_SCHEMES
+    scheme: (
+        str  # one of VAULT_SCHEMES or ENGINE_SCHEMES; "pulled": a server has it and comes for it
+    )
     text: str  # as the engine understands it; a local one is the path alone
     path: str = ""  # local or remote directory; s3: "bucket/prefix"; rclone: path in the remote
     host: str = ""  # sftp, ssh, s3, rest: host; rclone: name of the remote

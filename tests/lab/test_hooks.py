@@ -126,3 +126,56 @@ def test_a_hook_has_what_it_is_granted(machine: Machine) -> None:
     machine.ok("capkeep", "remove")
     assert "hook" not in machine.ok("ls", "/etc/systemd/system")
     machine.ok("id", "app")
+
+
+START = """#!/usr/bin/python3 -I
+# As somebody whom polkit lets start one unit, and nothing else.
+import subprocess, sys
+for verb, unit in (("StartUnit", "mark.service"), ("StopUnit", "mark.service"),
+                   ("RestartUnit", "mark.service"), ("StartUnit", "other.service")):
+    done = subprocess.run(
+        ["busctl", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+         "org.freedesktop.systemd1.Manager", verb, "ss", unit, "replace"],
+        capture_output=True, timeout=30)
+    print("GOT" if done.returncode == 0 else "not", verb, unit)
+"""
+RIGHT = """
+[hooks.mark]
+command = ["/usr/local/bin/start"]
+user = "games"
+sockets = ["/run/dbus/system_bus_socket"]
+polkit = "org.freedesktop.systemd1.manage-units unit=mark.service verb=start"
+
+[hooks.none]
+command = ["/usr/local/bin/start"]
+user = "backup"
+sockets = ["/run/dbus/system_bus_socket"]
+"""
+RULES = "/etc/polkit-1/rules.d/50-capkeep.rules"
+
+
+def test_a_hook_has_the_one_right_that_polkit_gives_it(machine: Machine) -> None:
+    machine.write("/usr/local/bin/start", START, 0o755)
+    for unit in ("mark", "other"):
+        service = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"
+        machine.write(f"/etc/systemd/system/{unit}.service", service)
+    machine.ok("systemctl", "daemon-reload")
+    machine.ok("install", "-d", "/etc/capkeep/conf.d")
+    machine.write("/etc/capkeep/conf.d/hooks.toml", RIGHT)
+    job = '[jobs.system]\nrepositories = ["local"]\ninclude = ["/srv/data"]\nbefore = ["none", "mark"]\n'
+    applied(machine, job=job)
+    assert f"+++ {RULES}" not in machine.ok("capkeep", "plan")
+    done = machine.run("capkeep", "run", "--json", seconds=120)
+    said = [str(m["text"]) for m in messages(done) if m["event"] == "message"]
+    assert [line for line in said if line.startswith("GOT")] == ["GOT StartUnit mark.service"]
+    assert sum(line.startswith("not ") for line in said) == 7
+    assert machine.ok("systemctl", "is-active", "mark.service") == "active\n"
+    assert "polkit lets games do org.freedesktop.systemd1" in machine.ok(
+        "capkeep", "audit", seconds=120
+    )
+    machine.write(RULES, "// nothing\n")
+    assert RULES in machine.run("capkeep", "audit", seconds=120).out
+    assert f"+++ {RULES}" in machine.ok("capkeep", "plan")
+    machine.write("/etc/capkeep/conf.d/hooks.toml", RIGHT.replace("polkit =", "# polkit ="))
+    assert f"removal of file {RULES}" in machine.ok("capkeep", "apply")
+    assert machine.run("ls", RULES).code != 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -190,6 +191,26 @@ def test_a_snapshot_that_vanished_is_told_of_once(product: Product) -> None:
     assert f"1 snapshots ({victim.name[:8]}) are gone" in str(steps(done)["check"]["text"])
     assert "suspect" in product("status").out
     assert product("run").code == 0, "it is known now"
+
+
+def test_a_repository_that_was_made_anew_is_told_of_without_a_search_for_what_it_lost(
+    product: Product,
+) -> None:
+    """An engine that is asked for a snapshot that is gone looks for it for half a minute."""
+    for number in range(2):
+        (product.source / "new").write_text(f"{number}\n")
+        assert product("run").code == 0
+    for entry in product.repository.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    assert product("init").code == 0
+    (product.source / "new").write_text("2\n")
+    done = product("run", "--json")
+    assert steps(done)["backup"]["outcome"] == "complete"
+    assert steps(done)["diff"]["failure"] == "damaged", done
+    assert "are gone" in str(steps(done)["diff"]["text"])
+    (product.source / "new").write_text("3\n")
+    done = product("run", "--json")
+    assert (done.code, steps(done)["diff"]["outcome"]) == (0, "complete"), done
 
 
 def test_a_snapshot_from_the_future_stops_retention(product: Product) -> None:

@@ -36,6 +36,7 @@ USERS = (
     "capkeep-notifier",
     "capkeep-prover",
     "capkeep-copier",
+    "capkeep-puller",
 )
 SYSTEM = HostFacts(
     mode=Mode.SYSTEM, places=PLACES, group=990, interpreter="/usr/bin/python3", package="/usr/lib/capkeep",

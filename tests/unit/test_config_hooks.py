@@ -1,5 +1,6 @@
 """Hooks in the configuration and in the plan: what is wrong is told, what is right is least."""
 
+import json
 import os
 import pwd
 
@@ -8,7 +9,7 @@ import pytest
 from capkeep.config.load import load
 from capkeep.config.mistakes import MistakesError
 from capkeep.errors import RefusedError
-from capkeep.host import bubblewrap, hardening, lent, units
+from capkeep.host import bubblewrap, hardening, lent, polkit, units
 from capkeep.host.apply import lent_programs
 from capkeep.host.private import refuse_private
 from capkeep.plan.compile import HostFacts, compile_plan, users_needed
@@ -20,6 +21,7 @@ from tests.unit.test_config_load import Etc, etc
 
 __all__ = ["etc"]
 USER = pwd.getpwuid(os.geteuid()).pw_name
+OFF = "org.freedesktop.login1.power-off"
 GOOD = '\n[hooks.h]\ncommand = ["/usr/bin/id"]\n'
 
 
@@ -76,6 +78,11 @@ def test_mistakes_are_told_with_their_line(etc: Etc, table: str, key: str, probl
          "capabilities[0]", "may reach neither the network nor any socket", "two hooks"),
         ('user = "games"\ncapabilities = ["CAP_DAC_READ_SEARCH"]\nsockets = ["/run/x"]',
          "capabilities[0]", "may reach neither the network nor any socket", "two hooks"),
+        (f'user = "games"\npolkit = "{OFF}"', "polkit", "the hook reaches no socket", "sockets ="),
+        (f'user = "games"\nsockets = ["/run/x"]\npolkit = "{OFF}\\"]; evil("', "polkit",
+         "is not the id of an action", "login1.power-off"),
+        (f'user = "games"\ncapabilities = ["CAP_DAC_READ_SEARCH"]\npolkit = "{OFF}"', "polkit",
+         "may not ask the system's services", "two hooks"),
     ],
 )  # fmt: skip
 def test_who_may_not_be_a_hook_and_what_none_may(
@@ -133,6 +140,17 @@ def test_the_room_has_what_is_stated_and_nothing_else(etc: Etc) -> None:
     assert "--unshare-net" not in words
     assert "--bind-try /srv /srv" in words
     assert "--ro-bind-try /run/app /run/app" in words
+
+
+def test_a_right_is_one_user_s_for_one_action_with_its_details(etc: Etc) -> None:
+    made = plan(etc)
+    assert polkit.rules(made) == ""
+    right = f"{OFF} unit=a@b.service verb=start"
+    text = polkit.rules(made._replace(hooks=(made.hook("h")._replace(polkit=right),)))
+    said = text.partition("var rights = ")[2].partition(";")[0]
+    assert json.loads(said) == [
+        {"user": USER, "action": OFF, "details": {"unit": "a@b.service", "verb": "start"}}
+    ]
 
 
 def test_a_unit_is_another_rendering_of_the_same(etc: Etc) -> None:

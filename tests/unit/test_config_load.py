@@ -662,7 +662,9 @@ def test_the_schema_has_every_key_and_what_it_means() -> None:
         assert table["additionalProperties"] is False
         assert all(p.get("description") for p in table["properties"].values())
         assert not [k for k in table["properties"] if "_" in k]
-    assert definitions["Repository"]["required"] == ["engine", "location"]
+    assert definitions["Repository"]["required"] == ["engine"]
+    one_of = definitions["Repository"]["oneOf"]
+    assert [other["required"] for other in one_of] == [["location"], ["pulled-by"]]
     assert definitions["Job"]["properties"]["timeout"]["type"] == "string"
 
 

@@ -49,15 +49,21 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _run(args: argparse.Namespace) -> int:
-    code = ask(
-        args,
-        {
-            "action": "run",
-            "jobs": args.jobs,
-            "dry_run": args.dry_run,
-            "accept_shrink": args.accept_shrink,
-        },
-    )
+    options: Message = {"dry_run": args.dry_run, "accept_shrink": args.accept_shrink}
+    request: Message = {"action": "run", "jobs": args.jobs, **options, "apart": True}
+    apart: list[Message] = []
+    code = ask(args, request, apart=apart)
+    for message in apart:
+        from capkeep.cli.apart import run_apart
+        from capkeep.run.errand import AFTER_PULLS
+        from capkeep.run.vocabulary import worst
+
+        jobs, parallel = message.get("jobs"), message.get("parallel")
+        assert isinstance(jobs, list), "our own runner's"
+        assert isinstance(parallel, int), "our own runner's"
+        code = worst([code, *run_apart(args, jobs, parallel, options)])
+        if not args.dry_run:
+            code = worst([code, ask(args, {"action": AFTER_PULLS})])
     _remind(args)
     return code
 
@@ -125,11 +131,12 @@ class _Collector:
 
 def ask(
     args: argparse.Namespace, request: Message, collect: "Callable[[Message], None] | None" = None,
-    *, until_copies: bool = False,
+    *, until_copies: bool = False, apart: "list[Message] | None" = None,
 ) -> int:  # fmt: skip
     """Converse with the runner; Ctrl-C asks it to stop, a second one leaves at once.
 
     With `until_copies` the backup alone is waited for: what is copied after it goes on without us.
+    `apart` takes what is to be asked for by connections of its own (`run.vocabulary`).
     """
     with Channel(connect(resolve(args), args)) as channel:
         _send(channel, request)
@@ -147,6 +154,9 @@ def ask(
             for message in _until_gone(channel):
                 if message.get("event") == "result":
                     raise _turned_away(message)
+                if message.get("event") == "apart" and apart is not None:
+                    apart.append(message)
+                    continue
                 if until_copies and made is not None and message.get("action") == "copy":
                     code = made
                     break

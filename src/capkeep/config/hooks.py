@@ -1,6 +1,7 @@
 """A hook's table: what it runs, as whom, and what it is granted; nothing by default."""
 
 import os
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -15,6 +16,10 @@ from capkeep.config.syntax import kebab
 from capkeep.config.validate import Checked
 
 MOMENTS: Final = ("before", "after", "on_success", "on_failure")
+# An action, and details that must be as given: words that mean nothing to a JavaScript parser.
+RIGHT: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9-]*(\.[A-Za-z0-9-]+)+( [a-z][a-z0-9_-]*=[A-Za-z0-9@:._/-]+)*"
+)
 READS_ALL: Final = "CAP_DAC_READ_SEARCH"
 HELPER: Final = (
     "let a service of root's do that, and name its socket under sockets:"
@@ -48,6 +53,7 @@ class HookChecker:
             # Not looked for: a service that is down when this is read may be up at night.
             sockets=check_paths(table, "sockets", model.sockets, collector, there=False),
             capabilities=self._capabilities(table),
+            polkit=self._right(table),
             timeout_seconds=model.timeout,
             optional=model.optional,
         )
@@ -107,6 +113,28 @@ class HookChecker:
                 hint = "make two hooks of it: one that reads, and one that sends"
                 self._collector.mistake(place, said, hint)
         return tuple(dict.fromkeys(model.capabilities))
+
+    def _right(self, table: Table) -> str:
+        """What polkit is to allow its user; said in a form that cannot be anything but that."""
+        model = table.model
+        right = " ".join(model.polkit.split())
+        if not right:
+            return ""
+        if not RIGHT.fullmatch(right):
+            hint = (
+                'write polkit = "org.freedesktop.login1.power-off", or with details as in'
+                ' "org.freedesktop.systemd1.manage-units unit=NAME.service verb=start"'
+            )
+            self._say(table, "polkit", "is not the id of an action (pkaction lists them)", hint)
+        elif self._user_mode:
+            self._say(table, "polkit", "without root nobody can be given a right", "take it away")
+        elif model.capabilities:
+            said = "what may read everybody's files may not ask the system's services for anything"
+            self._say(table, "polkit", said, "make two hooks of it")
+        elif not model.sockets:
+            said = "rights are asked for over the system's bus, and the hook reaches no socket"
+            self._say(table, "polkit", said, 'write sockets = ["/run/dbus/system_bus_socket"]')
+        return right
 
 
 def check_hook_names(

@@ -50,6 +50,15 @@ class JobTable:
         """Whether the setting is anything but built in."""
         return field in self._inherited or self._own.gives(field)
 
+    @property
+    def place(self) -> Place:
+        """Where the job is written."""
+        return self._own.at()
+
+    def own(self, field: str) -> bool:
+        """Whether it is written in the job itself."""
+        return self._own.gives(field)
+
     def entries(self, field: str, values: Iterable[str]) -> list[Entry]:
         """A list's elements, each with its own line."""
         return [(value, self.at(field, i)) for i, value in enumerate(values)]
@@ -61,11 +70,14 @@ class JobChecker:
     def __init__(
         self,
         repositories: Mapping[str, RepositoryConfig | None],
+        places: Iterable[RepositoryConfig],
         reader: Reader,
         *,
         all_read: bool,
     ) -> None:
+        """`repositories`: by the names that jobs write; `places`: all that there are on this host."""
         self._repositories = repositories  # None: known, but wrong itself
+        self._local = [r for r in places if r.location.is_local]
         self._reader = reader
         self._collector = reader.collector
         self._all_read = all_read
@@ -143,7 +155,7 @@ class JobChecker:
         entries += self._listed(table, "include_from", table.model.include_from)
         found: dict[str, Place] = {}
         for path, place in entries:
-            clean = self._include(path, place)
+            clean = self._include(path, place, here=not table.model.targets)
             if clean in found:
                 said = f"{clean} is included twice, the first time at {found[clean].where()}"
                 self._collector.mistake(place, said, "name it once")
@@ -153,12 +165,12 @@ class JobChecker:
             self._collector.mistake(
                 table.at("include"), "the job includes nothing", 'write include = ["/etc", "/home"]'
             )
-        for path, place in found.items():
+        for path, place in found.items() if not table.model.targets else ():
             self._remarks(path, place, found)
         return tuple(found)
 
-    def _include(self, path: str, place: Place) -> str:
-        """The path in its plain form; "" after a mistake."""
+    def _include(self, path: str, place: Place, *, here: bool) -> str:
+        """The path in its plain form; "" after a mistake. `here`: it is a path of this host."""
         if not path.startswith("/"):
             full = os.path.expanduser(path) if path.startswith("~") else f"/{path}"
             self._collector.mistake(
@@ -180,29 +192,26 @@ class JobChecker:
                     "take it away; a restored system makes it by itself",
                 )
                 return ""
-        for repository in self._repositories.values():
-            if repository and repository.location.is_local:
-                local = repository.location.path
-                if is_below(clean, local):
-                    self._collector.mistake(
-                        place,
-                        f"{clean} lies in repository {repository.name}, which rooms that read"
-                        " files never see",
-                        "take it away; copy a repository into another one instead",
-                    )
-                    return ""
+        for repository in self._local if here else ():
+            if is_below(clean, repository.location.path):
+                self._collector.mistake(
+                    place,
+                    f"{clean} lies in repository {repository.name}, which rooms that read"
+                    " files never see",
+                    "take it away; copy a repository into another one instead",
+                )
+                return ""
         return clean
 
     def _remarks(self, path: str, place: Place, found: Mapping[str, Place]) -> None:
-        for repository in self._repositories.values():
-            if repository and repository.location.is_local:
-                local = repository.location.path
-                if is_below(local, os.path.realpath(path)):
-                    self._collector.remark(
-                        place,
-                        f"repository {repository.name} at {local} lies in {path}: it is hidden"
-                        " from the reader, so it is not part of the backup",
-                    )
+        for repository in self._local:
+            local = repository.location.path
+            if is_below(local, os.path.realpath(path)):
+                self._collector.remark(
+                    place,
+                    f"repository {repository.name} at {local} lies in {path}: it is hidden"
+                    " from the reader, so it is not part of the backup",
+                )
         if os.path.islink(path):
             target = os.path.realpath(path)
             if not any(is_below(target, other) for other in found if other != path):

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final, Generic, NamedTuple
 
-from capkeep.config import schedules, syntax
+from capkeep.config import expand, pulled, schedules, syntax
 from capkeep.config.dumps import DumpChecker, all_named, check_dump_names
 from capkeep.config.hooks import HookChecker, check_hook_names, hooks_of
+from capkeep.config.host import host_of, limits_of
 from capkeep.config.jobs import JobChecker, JobTable
 from capkeep.config.mirrors import MirrorChecker
 from capkeep.config.mistakes import Collector, Mistake, MistakesError, Place
@@ -16,12 +17,11 @@ from capkeep.config.model import (
     Config,
     DumpConfig,
     HookConfig,
-    HostConfig,
     JobConfig,
-    LimitsConfig,
     NotifyConfig,
     RepositoryConfig,
     Setting,
+    TargetConfig,
 )
 from capkeep.config.names import remark_unused
 from capkeep.config.notify import NotifyChecker, check_metrics
@@ -29,6 +29,7 @@ from capkeep.config.repositories import RepositoryChecker, find_program
 from capkeep.config.settings import job_settings, table_settings
 from capkeep.config.sources import Owner, Reader, Source
 from capkeep.config.syntax import NAME_PATTERN
+from capkeep.config.targets import TargetChecker
 from capkeep.config.validate import Checked, TableT, check, known_keys, unknown_key
 from capkeep.engines import ENGINES
 
@@ -40,8 +41,9 @@ ONE_OF: Final = {
     "notify": "channel",
     "dumps": "dump",
     "hooks": "hook",
+    "targets": "target",
 }
-SINGLE: Final = ("defaults", "host", "limits", "metrics", "watch")  # tables without names
+SINGLE: Final = ("defaults", "host", "limits", "metrics", "pull", "watch")  # tables without names
 NAME_HINT: Final = "use a-z, 0-9, - and _, at most 32, beginning with a letter or digit"
 
 
@@ -73,6 +75,7 @@ class _Loader:
         self._dump_names: dict[str, Place] = {}
         self._streamed: set[str] = set()  # dumps
         self._hook_names: dict[str, Place] = {}
+        self._target_names: dict[str, Place] = {}
         self._reader = Reader(directory, self._owner, self.collector)
         self._settings: dict[str, Setting] = {}
 
@@ -90,31 +93,44 @@ class _Loader:
             for name in map(syntax.kebab, syntax.Engines.model_fields)
         }
         defaults = self._single(sources, ("defaults",), syntax.JobDefaults)
-        repositories = self._repositories(sources, engines)
+        pull = self._single(sources, ("pull",), syntax.Pull)
+        targets = self._targets(sources, pull)
+        places = self._named(sources, "repositories", syntax.Repository)
+        survey = pulled.Survey({name: table for name, (table, _) in places.items()}, targets)
+        tables = {
+            name: (survey.table(name, table, defaults), wrong)
+            for name, (table, wrong) in self._named(sources, "jobs", syntax.Job).items()
+        }
+        pulls = survey.pulls(self.collector, all_read=all_read)
+        repositories, written = self._repositories(sources, places, engines, pulls)
         dumps = self._dumps(sources)
         hooks = self._hooks(sources, host)
-        jobs = self._jobs(sources, repositories, defaults, all_read=all_read)
+        checker = JobChecker(written, repositories, self._reader, all_read=all_read)
+        jobs = self._jobs(tables, checker, written, pulls, all_read=all_read)
         notify = self._notify(sources, jobs, all_read=all_read)
         metrics = self._single(sources, ("metrics",), syntax.Metrics)
-        self._whole(sources[0], repositories, jobs, all_read=all_read)
+        self._whole(sources[0], written, jobs, pulls.targets.values(), all_read=all_read)
         self._settings |= table_settings("metrics", syntax.Metrics, metrics)
         self._settings |= table_settings("host", syntax.Host, host)
+        self._settings |= table_settings("pull", syntax.Pull, pull)
         self._settings |= table_settings("limits", syntax.Limits, limits)
         self._settings |= table_settings("watch", syntax.Watch, watch)
         return Config(
             directory=self._directory,
             files=tuple(s.file for s in sources),
-            repositories=tuple(r for r in repositories.values() if r),
-            jobs=jobs,
-            host=_host(host),
-            limits=_limits(limits),
-            notify=notify,
+            repositories=repositories,
+            jobs=tuple(one for job in jobs for one in expand.jobs(job, pulls)),
+            host=host_of(host),
+            limits=limits_of(limits),
+            notify=tuple(expand.channel(n, pulls) for n in notify),
             metrics_directory=check_metrics(metrics.get("directory"), self.collector),
             watch=schedules.watch(watch, self.collector),
             settings=self._settings,
             remarks=tuple(sorted(self.collector.remarks)),
             dumps=dumps,
             hooks=hooks,
+            targets=targets,
+            parallel_pulls=pull["parallel"].model.parallel if "parallel" in pull else None,
         )
 
     # -- tables
@@ -187,25 +203,37 @@ class _Loader:
     def _repositories(
         self,
         sources: tuple[Source, ...],
+        tables: Mapping[str, Named[syntax.Repository]],
         engines: Mapping[str, Mapping[str, Checked[syntax.Engine]]],
-    ) -> dict[str, RepositoryConfig | None]:
-        tables = self._named(sources, "repositories", syntax.Repository)
+        pulls: expand.Pulls,
+    ) -> tuple[tuple[RepositoryConfig, ...], dict[str, RepositoryConfig | None]]:
+        """All of them, and by each name that is written one of those that it stands for.
+
+        None: it is defined, but cannot be understood or is nobody's.
+        """
         used = {table.model.engine for table, _ in tables.values()}
         programs = {
             name: self._program(sources[0], name, given, used=name in used)
             for name, given in engines.items()
         }
         checker = RepositoryChecker(programs, self._owner, self.collector)
-        values: dict[str, RepositoryConfig | None] = {}
+        values: list[RepositoryConfig] = []
+        written: dict[str, RepositoryConfig | None] = {}
         for name, (table, wrong) in tables.items():
-            value = values[name] = checker.check(name, table, wrong)
             fields = dict.fromkeys(table.model.model_fields_set, table)
             self._settings |= table_settings(f"repositories.{name}", syntax.Repository, fields)
-            for other in values.values():
-                if value and other and other.name != name and _same_place(other, value):
-                    said = f"repository {other.name} is at the same place"
-                    self.collector.mistake(table.at("location"), said, "use one name for it")
-        return values
+            written[name] = None
+            for own, filled in expand.tables(name, table, pulls):
+                value = checker.check(own, filled, wrong)
+                if value is None:
+                    continue
+                for other in values:
+                    if _same_place(other, value):
+                        said = f"repository {other.name} is at the same place"
+                        self.collector.mistake(table.at("location"), said, "use one name for it")
+                values.append(value)
+                written[name] = written[name] or replace(value, name=name)
+        return tuple(values), written
 
     def _program(
         self, source: Source, name: str, given: Mapping[str, Checked[syntax.Engine]], *, used: bool
@@ -223,32 +251,45 @@ class _Loader:
             )
         return program
 
+    def _targets(
+        self, sources: tuple[Source, ...], pull: Mapping[str, Checked[syntax.Pull]]
+    ) -> tuple[TargetConfig, ...]:
+        checker = TargetChecker(pull, self._owner, self.collector)
+        targets = []
+        for name, (table, wrong) in self._named(sources, "targets", syntax.Target).items():
+            self._target_names[name] = table.at()
+            targets.append(checker.check(name, table, wrong))
+            fields = dict.fromkeys(table.model.model_fields_set, table)
+            self._settings |= table_settings(f"targets.{name}", syntax.Target, fields)
+        return tuple(targets)
+
     def _jobs(
         self,
-        sources: tuple[Source, ...],
+        tables: Mapping[str, tuple[JobTable, frozenset[str]]],
+        checker: JobChecker,
         repositories: Mapping[str, RepositoryConfig | None],
-        defaults: Mapping[str, Checked[syntax.JobDefaults]],
+        pulls: expand.Pulls,
         *,
         all_read: bool,
     ) -> tuple[JobConfig, ...]:
-        checker = JobChecker(repositories, self._reader, all_read=all_read)
+        """The jobs as they are written; what each stands for has rooms of its own."""
         mirrors = MirrorChecker(repositories, self._streamed, self.collector)
         jobs = []
         rooms: dict[str, str] = {}
-        for name, (table, wrong) in self._named(sources, "jobs", syntax.Job).items():
-            whole = JobTable(name, table, defaults)
+        for whole, wrong in tables.values():
             job = checker.check(whole, wrong)
             mirrors.check(whole)
             check_dump_names(whole, self._dump_names, self.collector, all_read=all_read)
             check_hook_names(whole, self._hook_names, self.collector, all_read=all_read)
             self._settings |= job_settings(whole)
             jobs.append(replace(job, dumps=all_named(job.dumps, self._dump_names)))
-            for repository in dict.fromkeys(job.repositories):
-                pair = f"job {name} with repository {repository}"
-                other = rooms.setdefault(f"{name}-{repository}", pair)
-                if other != pair:
-                    said = f"{pair} would have the same room as {other}"
-                    self.collector.mistake(table.at(), said, "rename one of them")
+            for one in expand.jobs(job, pulls):
+                for repository in dict.fromkeys(one.repositories):
+                    pair = f"job {one.name} with repository {repository}"
+                    other = rooms.setdefault(f"{one.name}-{repository}", pair)
+                    if other != pair:
+                        said = f"{pair} would have the same room as {other}"
+                        self.collector.mistake(whole.place, said, "rename one of them")
         return tuple(jobs)
 
     def _notify(
@@ -279,7 +320,7 @@ class _Loader:
     def _hooks(
         self, sources: tuple[Source, ...], host: Mapping[str, Checked[syntax.Host]]
     ) -> tuple[HookConfig, ...]:
-        prefix = _host(host).user_prefix
+        prefix = host_of(host).user_prefix
         checker = HookChecker(self.collector, prefix, user_mode=self._user_mode)
         hooks = []
         for name, (table, wrong) in self._named(sources, "hooks", syntax.Hook).items():
@@ -294,6 +335,7 @@ class _Loader:
         source: Source,
         repositories: Mapping[str, RepositoryConfig | None],
         jobs: tuple[JobConfig, ...],
+        sent: Iterable[tuple[TargetConfig, ...]],
         *,
         all_read: bool,
     ) -> None:
@@ -311,10 +353,13 @@ class _Loader:
         used |= {name for job in jobs if job.copies for name in job.copies.targets}
         for name in repositories:
             setting = self._settings.get(f"repositories.{name}.location")
+            setting = setting or self._settings.get(f"repositories.{name}.pulled-by")
             if name not in used and setting and setting.place:
                 self.collector.remark(setting.place, f"no job uses repository {name}")
         taken = [name for job in jobs for name in job.dumps]
         remark_unused(self._dump_names, taken, "takes dump", "dumps", self.collector)
+        named = [target.name for found in sent for target in found]
+        remark_unused(self._target_names, named, "pulls from target", "targets", self.collector)
         run = [name for job in jobs for name in hooks_of(job)]
         remark_unused(self._hook_names, run, "runs hook", "before", self.collector)
 
@@ -326,30 +371,4 @@ def _is_name(name: str) -> bool:
 def _same_place(one: RepositoryConfig, two: RepositoryConfig) -> bool:
     return one.location._replace(text="") == two.location._replace(text="") and (
         not one.location.engine_only or one.location.text == two.location.text
-    )
-
-
-def _host(fields: Mapping[str, Checked[syntax.Host]]) -> HostConfig:
-    default = syntax.Host()
-    prefix = fields["user_prefix"].model.user_prefix if "user_prefix" in fields else ""
-    prefix = prefix or default.user_prefix
-    group = fields["group"].model.group if "group" in fields else ""
-    start = fields["start"].model.start if "start" in fields else default.start
-    missing = fields["accept_missing"].model.accept_missing if "accept_missing" in fields else []
-    return HostConfig(
-        user_prefix=prefix,
-        group=group or prefix,
-        start=start,
-        accept_missing=tuple(dict.fromkeys(missing)),
-        members_restore=(
-            "members_restore" in fields and fields["members_restore"].model.members_restore
-        ),
-    )
-
-
-def _limits(fields: Mapping[str, Checked[syntax.Limits]]) -> LimitsConfig:
-    return LimitsConfig(
-        memory_bytes=fields["memory"].model.memory if "memory" in fields else None,
-        processes=fields["processes"].model.processes if "processes" in fields else None,
-        free_space_bytes=fields["free_space"].model.free_space if "free_space" in fields else None,
     )

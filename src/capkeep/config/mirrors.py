@@ -38,7 +38,7 @@ class MirrorChecker:
         used = [n for n in dict.fromkeys(table.model.repositories) if n in self._mirrors]
         if not used:
             return
-        for name in used:
+        for name in used if not table.model.targets else ():  # of those each has its own
             first = self._jobs.setdefault(name, table.name)
             if first != table.name:
                 self._collector.mistake(

@@ -15,7 +15,9 @@ class RepositoryConfig:
     name: str
     engine: str
     program: str  # absolute path of the engine
-    location: Location  # a local one is resolved: no symbolic link in it
+    location: (
+        Location  # a local one is resolved: no symbolic link in it; "pulled": its server has it
+    )
     password: SecretSource  # an empty one where the engine knows no password
     credentials: tuple[tuple[str, SecretSource], ...] = ()  # environment variables, vault alone
     keeper_credentials: tuple[tuple[str, SecretSource], ...] = ()  # in place of those, to remove
@@ -195,6 +197,7 @@ class HookConfig:
     write: tuple[str, ...] = ()  # likewise
     sockets: tuple[str, ...] = ()  # likewise; of sockets or directories
     capabilities: tuple[str, ...] = ()
+    polkit: str = ""  # a right of its user's: "ACTION" or "ACTION NAME=VALUE …"
     timeout_seconds: int = 300
     optional: bool = False
 
@@ -213,6 +216,7 @@ class TargetConfig:
     jump_keys: tuple[str, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
+    host_name: str  # in its snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +265,8 @@ class Config:
     dumps: tuple[DumpConfig, ...] = ()
     hooks: tuple[HookConfig, ...] = ()
     targets: tuple[TargetConfig, ...] = ()
-    parallel_pulls: int = 0  # 0: as many as there are
+    after_pulls: tuple[str, ...] = ()  # names of hooks
+    parallel_pulls: int | None = None  # None: as many as there are processors; 0: all
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from capkeep.config import syntax
+from capkeep.config import pulled, syntax
 from capkeep.config.mistakes import Collector, Place, nearest
 from capkeep.config.model import RepositoryConfig
 from capkeep.config.owners import check_owners
@@ -50,6 +50,11 @@ class RepositoryChecker:
         """The repository as a value; None if it has no location that could be understood."""
         model = table.model
         traits = self._engine(table, wrong)
+        if table.gives("pulled_by"):
+            program = self._programs.get(model.engine, "")
+            return pulled.check_repository(
+                name, table, program, traits, self._owner, self._collector
+            )
         location = self._location(table, traits, wrong)
         if table.gives("password"):
             if not traits.password:
@@ -96,7 +101,7 @@ class RepositoryChecker:
     def _location(self, table: Table, traits: Traits, wrong: frozenset[str]) -> Location | None:
         place = table.at("location")
         if not table.gives("location"):
-            if "location" not in wrong:
+            if not {"location", "pulled-by"} & wrong:
                 hint = 'write location = "/srv/backup" or "sftp:user@host:/path", "s3:…", "rest:…"'
                 if traits.remote:
                     hint = 'write location = "/srv/backup" or "ssh://user@host/path"'

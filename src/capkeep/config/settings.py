@@ -13,7 +13,14 @@ from capkeep.config.syntax import Table, kebab
 from capkeep.config.validate import Checked, TableT
 from capkeep.values import SecretSource, format_duration, format_rate, format_size
 
-WHAT: Final = ("repositories", "include", "include_from")  # what a job is about comes first
+WHAT: Final = (
+    "targets",
+    "repositories",
+    "include",
+    "include_from",
+)  # what a job is about comes first
+# Groups of tables with names.
+NAMED: Final = ("repositories", "jobs", "engines", "notify", "dumps", "hooks", "targets")
 PRINTERS: Final = {
     "memory": format_size,
     "free_space": format_size,
@@ -45,7 +52,7 @@ def table_settings(
             _add(found, f"{prefix}.{kebab(field)}", value, table, (kebab(field),))
     for field, info in kind.model_fields.items():
         default = info.default
-        if field not in fields and default is not PydanticUndefined and default != "":
+        if field not in fields and default not in (PydanticUndefined, "", None):
             key = f"{prefix}.{kebab(field)}"
             found[key] = Setting(value=_written(field, default), place=None)
     return found
@@ -121,5 +128,5 @@ def as_toml(config: Config) -> str:
 def split_key(key: str) -> tuple[str, str]:
     """The table and the key in it; tables with a name are repositories, jobs, dumps and the like."""
     parts = key.split(".")
-    depth = 2 if parts[0] in ("repositories", "jobs", "engines", "notify", "dumps", "hooks") else 1
+    depth = 2 if parts[0] in NAMED else 1
     return ".".join(parts[:depth]), ".".join(parts[depth:])

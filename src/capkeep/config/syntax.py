@@ -242,7 +242,12 @@ class Options(Table):
 class Repository(Table):
     """Where snapshots live."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["engine", "location"]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["engine"],
+            "oneOf": [{"required": ["location"]}, {"required": ["pulled-by"]}],
+        }
+    )
 
     engine: str = Field(
         default="", description="The program that makes snapshots: restic, borg or rdiff-backup"
@@ -250,7 +255,13 @@ class Repository(Table):
     location: str = Field(
         default="",
         description="/path, sftp:user@host:/path, s3:https://host/bucket, rest:https://host/name,"
-        " rclone:remote:path; of borg ssh://user@host/path; b2:, azure:, gs:, swift: with engine-network",
+        " rclone:remote:path; of borg ssh://user@host/path; b2:, azure:, gs:, swift: with engine-network."
+        " {target} in it stands for the name of a target: one repository for each",
+    )
+    pulled_by: str = Field(
+        default="",
+        description="In place of a location: the public ssh key of the server that comes for this"
+        " host's files and has the repository",
     )
     password: SecretText = Field(
         default_factory=SecretSource, description="The repository's password"
@@ -484,6 +495,60 @@ class Job(JobDefaults):
         default_factory=list,
         description='Names of dumps, taken before every backup and part of it; "*" for all there are',
     )
+    targets: list[str] = Field(
+        default_factory=list,
+        description='Whose files these are, in place of this host\'s: names of targets, "@" and the name'
+        ' of a group, "@all"',
+    )
+
+
+class Pull(Table):
+    """What holds for all targets."""
+
+    identity: SecretText = Field(
+        default_factory=SecretSource,
+        description="The private ssh key to log in with; {target} stands for the target's name",
+    )
+    parallel: int | None = Field(
+        default=None, ge=0, le=10_000,
+        description="Targets that are worked on at a time: as many as there are processors unless set;"
+        " 0: all",
+    )  # fmt: skip
+
+
+class Target(Table):
+    """A host whose files this one comes for, over ssh."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["host-key"]})
+
+    host: str = Field(default="", description="Its name or address; the table's name unless set")
+    host_name: str = Field(
+        default="", description="Host name in its snapshots; the table's name unless set"
+    )
+    host_key: Texts = Field(
+        default_factory=list,
+        description="Its public host keys, as `capkeep target scan` prints them: no other is believed",
+    )
+    user: str = Field(default="capkeep-answerer", description="Whom to log in as there")
+    port: int = Field(default=22, ge=1, le=65535, description="Where its ssh server listens")
+    jump: str = Field(
+        default="", description="A host on the way to it: user@host or user@host:port"
+    )
+    jump_host_key: Texts = Field(
+        default_factory=list, description="That one's public host keys: no other is believed"
+    )
+    identity: SecretText = Field(
+        default_factory=SecretSource,
+        description="The private ssh key to log in with, in place of [pull]'s",
+    )
+    groups: list[str] = Field(
+        default_factory=list, description='Groups that it is in; jobs name one as "@GROUP"'
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="Of ssh_config(5): Compression, Ciphers, MACs, KexAlgorithms, HostKeyAlgorithms,"
+        " IPQoS, AddressFamily, BindAddress, ConnectTimeout",
+    )
 
 
 class Dump(Table):
@@ -557,6 +622,10 @@ class Hook(Table):
     capabilities: list[str] = Field(
         default_factory=list,
         description="CAP_DAC_READ_SEARCH: it reads what it sees, whoever's that is",
+    )
+    polkit: str = Field(
+        default="",
+        description="The one right that polkit gives its user: ACTION, or ACTION NAME=VALUE…",
     )
     timeout: DurationText = Field(default=300, description="If it takes longer it has failed")
     optional: bool = Field(default=False, description="If it fails the run has not")
@@ -693,6 +762,8 @@ class Document(Table):
     jobs: dict[Name, Job] = Field(default_factory=dict)
     dumps: dict[Name, Dump] = Field(default_factory=dict)
     hooks: dict[Name, Hook] = Field(default_factory=dict)
+    targets: dict[Name, Target] = Field(default_factory=dict)
+    pull: Pull = Field(default_factory=Pull)
     defaults: JobDefaults = Field(default_factory=JobDefaults)
     notify: dict[Name, Notify] = Field(default_factory=dict)
     metrics: Metrics = Field(default_factory=Metrics)

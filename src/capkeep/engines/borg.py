@@ -290,9 +290,9 @@ def _command(
 
 
 def _path(location: str) -> str:
-    """A repository's directory, on whatever machine."""
+    """A repository's directory, on whatever machine; of one that another host has nobody here knows."""
     _, remote, rest = location.partition("ssh://")
-    return "/" + rest.partition("/")[2] if remote else location
+    return "/" + rest.partition("/")[2] if remote else location or "/repository"
 
 
 def _places(folder: str, tmp: str = "") -> tuple[tuple[str, str], ...]:

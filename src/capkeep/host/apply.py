@@ -7,13 +7,13 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
 from capkeep.errors import RefusedError
-from capkeep.host import systemd, users
+from capkeep.host import answerer, polkit, systemd, users
 from capkeep.host.changes import (
     Change,
     Changes,
@@ -99,12 +99,18 @@ def _note(places: Places) -> str:
     return f"{places.state}/users-to-be-made"
 
 
-def make_users(names: tuple[str, ...], group: str, starter: Starter) -> Iterator[Change]:
-    """The users that rooms run as, and the group that may ask."""
-    lines = {line.split()[1]: line for line in users.declared(names, group)}
+def make_users(
+    names: tuple[str, ...],
+    group: str,
+    starter: Starter,
+    homes: Mapping[str, str] = users.NO_HOMES,
+) -> Iterator[Change]:
+    """The users that rooms run as, and the group that may ask; `homes`: of those who log in."""
+    lines = {line.split()[1]: line for line in users.declared(names, group, homes)}
     by_systemd = starter is Starter.SYSTEMD
     for name in names:
-        how = partial(users.make_declared, lines[name]) if by_systemd else partial(users.make, name)
+        own = partial(users.make, name, homes.get(name, ""))
+        how = partial(users.make_declared, lines[name]) if by_systemd else own
         make = partial(_make_user, how, name)
         yield Change(f"user {name}", partial(users.is_missing, name), make)
     if group not in names:
@@ -142,6 +148,7 @@ def changes(plan: Plan) -> Iterator[Change]:
     """What makes the host as planned, users apart, in the order in which it is done."""
     for path, owner, mode in _directories(plan):
         yield directory_change(path, owner=owner, mode=mode)
+    yield from answerer.changes(plan)
     yield file_change(
         f"plan {plan.places.plan}",
         plan.places.plan,
@@ -294,8 +301,11 @@ def remove(
     Records and repositories on this host's disks only if that is asked for.
     """
     places = plan.places
+    yield from answerer.removals(places)  # first, so that nobody comes in any more
     if plan.starter is Starter.SYSTEMD:
         yield from systemd.remove(plan)
+    if plan.mode is Mode.SYSTEM:
+        yield from polkit.remove(plan)
     trees = [places.run, places.cache]
     provers = [room for room in plan.rooms if room.kind is RoomKind.PROVER]
     trees += [path for room in provers for path in room.grant.write[1:]]

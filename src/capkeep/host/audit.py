@@ -9,7 +9,7 @@ from typing import Final
 
 from capkeep.config.mistakes import MistakesError
 from capkeep.errors import CapkeepError
-from capkeep.host import drift, programs, systemd, unit_state
+from capkeep.host import drift, login_audit, polkit, programs, ssh_keys, sshd, systemd, unit_state
 from capkeep.host.changes import file_change, indented
 from capkeep.host.compile import Compiler
 from capkeep.host.files import Owner
@@ -33,6 +33,7 @@ def audit(places: Places, mode: Mode) -> Audit:
     findings = [
         *_safely(Kind.CONFIGURATION, places.config, lambda: _config(places, mode, plan)),
         *_safely(Kind.DRIFT, places.state, lambda: drift.differences(plan)),
+        *_safely(Kind.LOGIN, sshd.CONFIG, lambda: login_audit.findings(plan)),
         *_safely(Kind.PROGRAM, plan.package, lambda: programs.programs(plan)),
         *_safely(Kind.SECRET, places.secrets, lambda: programs.secrets(plan)),
     ]
@@ -106,8 +107,11 @@ def _config(places: Places, mode: Mode, plan: Plan | None) -> Iterable[Finding]:
         readable=indented,
     )  # fmt: skip
     yield Finding(Kind.PLAN, places.plan, text, APPLY, change.difference())
-    for removal in systemd.obsolete(wanted) if mode is Mode.SYSTEM else ():
-        yield Finding(Kind.PLAN, removal.what, "is not in the configuration any more", APPLY)
+    if mode is not Mode.SYSTEM:
+        return
+    for removal in (*systemd.obsolete(wanted), *polkit.obsolete(wanted)):
+        if removal.needed():
+            yield Finding(Kind.PLAN, removal.what, "is not in the configuration any more", APPLY)
 
 
 def _units(plan: Plan, exceptions: list[str]) -> Iterable[Finding]:
@@ -126,12 +130,21 @@ def by_design(plan: Plan) -> Iterable[str]:
         names = " ".join(sorted(name.removeprefix("CAP_") for name in held))
         yield f"`capkeep restore` is started by root, and its room gives files back with {names}"
     for room in plan.rooms:
+        if room.hook and (right := plan.hook(room.hook).polkit):
+            yield f"polkit lets {room.grant.user} do {right}, for {room.name}"
         if room.kind is RoomKind.VAULT and room.grant.capabilities:
             names = " ".join(name.removeprefix("CAP_") for name in room.grant.capabilities)
             place = room.grant.write[0]
             yield f"{room.name} gives the files in {place}, and no others, to their owners with {names}"
     if any(room.kind is RoomKind.GIVER for room in plan.rooms):
         yield "[host] members-restore gives members of the group what they could read themselves"
+    for answer in plan.answers:
+        key = ssh_keys.parse(answer.key)
+        who = " ".join(filter(None, (key.fingerprint, key.comment)))
+        yield (
+            f"{answer.user} lets in who has the key {who}: it may ask {answer.reader}, which gives it"
+            " the files of its job"
+        )
     for repository in plan.repositories:
         if repository.engine_network:
             yield f"the engine of {repository.name} has the network itself (engine-network)"

@@ -36,6 +36,7 @@ MODULES: Final = {
     RoomKind.PROVER: "capkeep.rooms.prover",
     RoomKind.COPIER: "capkeep.rooms.copier",
     RoomKind.GIVER: "capkeep.rooms.giver",
+    RoomKind.PULLER: "capkeep.rooms.puller",
 }
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import capkeep
 from capkeep.config.load import load
 from capkeep.errors import CapkeepError, RefusedError
-from capkeep.host import apply, lent, subordinate, systemd, users
+from capkeep.host import answerer, apply, lent, polkit, subordinate, systemd, users
 from capkeep.host.changes import Change, Changes, Removal
 from capkeep.host.private import refuse_private
 from capkeep.kernel.process import interpreter
@@ -18,6 +18,7 @@ from capkeep.plan.compile import HostFacts, compile_plan, configured, users_need
 from capkeep.plan.hooks import users_lent
 from capkeep.plan.load import load_head, load_plan
 from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind, Starter, room_user
+from capkeep.plan.pull import logins
 from capkeep.plan.timetable import Timetable
 
 
@@ -35,8 +36,8 @@ class Compiler:
     def users(self) -> Iterator[Change]:
         """Users and groups that must exist before there can be a plan; none in user mode."""
         if self._mode is Mode.SYSTEM:
-            needed = users_needed(self._config)
-            yield from apply.make_users(needed, self._config.host.group, self._starter())
+            group, starter = self._config.host.group, self._starter()
+            yield from apply.make_users(users_needed(self._config), group, starter, self._homes())
 
     def make_users(self, changes: Changes) -> None:
         """Make the users that are missing.
@@ -79,8 +80,11 @@ class Compiler:
         yield from apply.handed_over(plan)
         yield from subordinate.changes(plan)
         yield from apply.changes(plan)
+        yield from polkit.changes(plan)
         if plan.starter is Starter.SYSTEMD:
-            lines = users.declared(users_needed(self._config), self._config.host.group)
+            lines = users.declared(
+                users_needed(self._config), self._config.host.group, self._homes()
+            )
             yield from systemd.changes(plan, lines)
 
     def remarks(self) -> tuple[str, ...]:
@@ -99,8 +103,12 @@ class Compiler:
         return configured(self._config)
 
     def obsolete(self) -> tuple[Removal, ...]:
-        """Units that an earlier plan had and this one has not."""
-        return tuple(systemd.obsolete(self.plan)) if self._mode is Mode.SYSTEM else ()
+        """Keys, units and rights that an earlier plan had and this one has not."""
+        if self._mode is not Mode.SYSTEM:
+            return ()
+        units = (*systemd.obsolete(self.plan), *polkit.obsolete(self.plan))
+        found = (*answerer.obsolete(self.plan), *units)
+        return tuple(removal for removal in found if removal.needed())
 
     def make(self, changes: Changes) -> None:
         """All of it, in order: users, files and directories, units. Raises what fails first."""
@@ -115,6 +123,10 @@ class Compiler:
         """With the plan in its place: the canary gets new content, the users need no note any more."""
         changes.also("the canary", apply.renew_canary(load_plan(self._places)))
         apply.drop_note(self._places)
+
+    def _homes(self) -> dict[str, str]:
+        """The users who log in, with their homes."""
+        return {name: answerer.home(self._places) for name in logins(self._config)}
 
     def _host(self) -> HostFacts:
         system = self._mode is Mode.SYSTEM
@@ -136,6 +148,7 @@ class Compiler:
             subordinate=subordinate.ids_of(prover) if drills else (0, 0),
             rclone=rclone(),
             starter=self._starter(),
+            processors=os.cpu_count() or 1,
         )
 
     def _starter(self) -> Starter:

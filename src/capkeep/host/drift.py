@@ -6,7 +6,7 @@ import pwd
 import stat
 from collections.abc import Iterator
 
-from capkeep.host import apply, systemd, users
+from capkeep.host import answerer, apply, polkit, systemd, users
 from capkeep.host.changes import Change
 from capkeep.host.finding import APPLY, Finding, Kind
 from capkeep.plan.model import Mode, Plan, Starter, room_users
@@ -20,8 +20,12 @@ def differences(plan: Plan) -> Iterator[Finding]:
         # The plan itself is compared with the configuration, which is said in one sentence.
         if change.path != plan.places.plan or not change.difference():
             yield from _look(change)
+    for change in polkit.changes(plan):
+        yield from _look(change)
     if plan.starter is Starter.SYSTEMD:
-        for change in systemd.files(plan, users.declared(room_users(plan.name), _group(plan))):
+        homes = answerer.logins(plan)
+        names = (*room_users(plan.name), *homes)
+        for change in systemd.files(plan, users.declared(names, _group(plan), homes)):
             yield from _look(change)
     if not os.path.isfile(plan.places.canary):
         yield Finding(Kind.DRIFT, plan.places.canary, "the canary is missing", APPLY)
@@ -29,7 +33,9 @@ def differences(plan: Plan) -> Iterator[Finding]:
 
 def _users(plan: Plan) -> Iterator[Finding]:
     """Users that are gone, or that are others by now."""
-    for name, uid in dict.fromkeys((r.grant.user, r.grant.uid) for r in plan.rooms):
+    known = [(room.grant.user, room.grant.uid) for room in plan.rooms]
+    known += [(answer.user, answer.uid) for answer in plan.answers]
+    for name, uid in dict.fromkeys(known):
         try:
             found = pwd.getpwnam(name).pw_uid
         except KeyError:
@@ -55,20 +61,20 @@ def _look(change: Change) -> Iterator[Finding]:
     if change.needed():
         there = os.path.lexists(change.path)
         difference = change.difference() if there else ""
-        text = _state(change.path, differs=bool(difference))
+        text = _state(change.path, differs=bool(difference) or not change.path)
         yield Finding(Kind.DRIFT, change.path or change.what, text, APPLY, difference)
 
 
 def _state(path: str, *, differs: bool) -> str:
     """What is wrong with it."""
+    if differs:
+        return "is not as `capkeep apply` makes it"
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be looked at: {error.strerror}"
-    if differs:
-        return "is not as `capkeep apply` writes it"
     if stat.S_ISLNK(found.st_mode):
         return "is a link"
     owner = f"{found.st_uid}:{found.st_gid}"

@@ -5,7 +5,7 @@ import os
 from capkeep.config.jobs import is_below
 from capkeep.config.mistakes import Collector, MistakesError, Place
 from capkeep.config.model import Config
-from capkeep.plan.model import Plan, RoomKind
+from capkeep.plan.model import Plan
 
 
 def refuse_private(plan: Plan, config: Config) -> None:
@@ -14,7 +14,7 @@ def refuse_private(plan: Plan, config: Config) -> None:
     Secrets, repositories, and the other rooms' sockets and caches: so a hook's capability, or its
     user's group, has nothing of them to read.
     """
-    hidden = {p for r in plan.rooms if r.kind is RoomKind.READER for p in r.grant.hide}
+    hidden = {p for r in plan.rooms for p in r.grant.hide}
     collector = Collector()
     for room in plan.rooms:
         shown = (*room.grant.read, *room.grant.sockets, *room.grant.shared) if room.hook else ()

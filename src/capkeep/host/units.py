@@ -88,7 +88,8 @@ def _socket(plan: Plan, room: Room, name: str, host: Host) -> Unit:
         path, most = room.door.path, room.door.connections
         callers = [f"MaxConnections={most}"]
         anybodys = room.kind in OPEN_TO_MEMBERS
-        owner = "root" if anybodys else plan.name
+        logins = [answer.user for answer in plan.answers if answer.reader == room.name]
+        owner = "root" if anybodys else next(iter(logins), plan.name)
         group, mode = (str(room.door.gid) if anybodys else "root"), room.door.mode
         if anybodys:
             # Of every user so many: nobody can keep it from others (systemd.socket(5)).

@@ -8,15 +8,25 @@ import grp
 import os
 import pwd
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from capkeep.errors import CapkeepError
+from capkeep.host import unit_text
 from capkeep.host.commands import run_command
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 SYSUSERS: Final = "/usr/bin/systemd-sysusers"
 NOLOGIN: Final = "/usr/sbin/nologin"
+USERMOD: Final = "/usr/sbin/usermod"
+LOGIN_SHELL: Final = "/bin/sh"  # sshd starts what a key is bound to through it
+# A "!" would be an account that sshd without PAM takes for locked.
+NO_PASSWORD: Final = "*"  # noqa: S105 - that nothing matches
+END_SECONDS: Final = 30  # systemd ends what a session has 10 seconds after it
+_BUSY: Final = 8  # userdel(8): something runs as that user
+NO_HOMES: Final[Mapping[str, str]] = {}
 
 
 class UserError(CapkeepError):
@@ -60,10 +70,55 @@ def group_id(name: str) -> int:
         raise UserError(f"there is no group {name}") from error
 
 
-def make(name: str) -> None:
-    """A system user with a group of its own, no home and no shell. Raises UserError."""
+def make(name: str, home: str = "") -> None:
+    """A system user with a group of its own; without `home` it can log in nowhere. Raises UserError."""
     _do("/usr/sbin/useradd", "--system", "--user-group", "--no-create-home",
-        "--home-dir", "/nonexistent", "--shell", NOLOGIN, "--comment", "capkeep room", name)  # fmt: skip
+        "--home-dir", home or "/nonexistent", "--shell", LOGIN_SHELL if home else NOLOGIN,
+        "--comment", _comment(home), name)  # fmt: skip
+
+
+def _comment(home: str) -> str:
+    return "capkeep login" if home else "capkeep room"
+
+
+def login_differs(name: str, home: str) -> bool:
+    """Whether a user who is there is not yet one that sshd lets in by key alone."""
+    entry = _lookup(name)
+    if entry is None:
+        return False
+    return (entry.pw_dir, entry.pw_shell, _password(name)) != (home, LOGIN_SHELL, NO_PASSWORD)
+
+
+def make_login(name: str, home: str) -> Callable[[], None]:
+    """Make it one; returns the way back. Raises UserError."""
+    entry, password = _lookup(name), _password(name)
+    if entry is None:
+        raise UserError(f"there is no user {name}")
+    _become_login(name, home, LOGIN_SHELL, NO_PASSWORD)
+    return partial(_become_login, name, entry.pw_dir, entry.pw_shell, password)
+
+
+def _become_login(name: str, home: str, shell: str, password: str) -> None:
+    entry = _lookup(name)
+    moved = entry is not None and entry.pw_dir != home  # refused while anything runs as the user
+    _do(
+        USERMOD,
+        *(("--home", home) if moved else ()),
+        "--shell",
+        shell,
+        "--password",
+        password,
+        name,
+    )
+
+
+def _password(name: str) -> str:
+    """As shadow(5) has it. Raises UserError."""
+    code, output = run_command(("/usr/bin/getent", "shadow", name), timeout=60)
+    fields = output.strip().split(":")
+    if code != 0 or fields[0] != name or len(fields) < 2:
+        raise UserError(f"user {name} has no line in /etc/shadow")
+    return fields[1]
 
 
 def make_group(name: str) -> None:
@@ -71,10 +126,17 @@ def make_group(name: str) -> None:
     _do("/usr/sbin/groupadd", "--system", name)
 
 
-def declared(names: Iterable[str], group: str) -> tuple[str, ...]:
-    """The same users and group as lines of sysusers.d(5)."""
-    rooms = [f'u {name} - "capkeep room" /nonexistent {NOLOGIN}' for name in names]
+def declared(
+    names: Iterable[str], group: str, homes: Mapping[str, str] = NO_HOMES
+) -> tuple[str, ...]:
+    """The same users and group as lines of sysusers.d(5); those with a home can log in."""
+    rooms = [_declared(name, homes.get(name, "")) for name in names]
     return (*rooms, *(() if group in names else (f"g {group} -",)))
+
+
+def _declared(name: str, home: str) -> str:
+    shell, place = (LOGIN_SHELL, unit_text.word(home)) if home else (NOLOGIN, "/nonexistent")
+    return f'u {name} - "{_comment(home)}" {place} {shell}'
 
 
 def make_declared(line: str) -> None:
@@ -84,8 +146,13 @@ def make_declared(line: str) -> None:
 
 def remove(name: str) -> None:
     """Take away a user (and its own group) or a group that `make` made; gone already is fine."""
-    if _lookup(name) is not None:
-        _do("/usr/sbin/userdel", name)
+    deadline = time.monotonic() + END_SECONDS
+    while _lookup(name) is not None:
+        code, output = run_command(("/usr/sbin/userdel", name), timeout=60)
+        if code == _BUSY and time.monotonic() < deadline:
+            time.sleep(0.2)  # a session that has just lost what it was for is still ending
+        elif code != 0:
+            raise UserError(f"/usr/sbin/userdel failed for {name}: {output.strip()}")
     try:
         grp.getgrnam(name)
     except KeyError:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from capkeep.kernel import libc
-from capkeep.kernel.syscalls import CHANGING, ENGINE, HORIZON, NEVER, RULED, Numbers
+from capkeep.kernel.syscalls import CHANGING, ENGINE, HORIZON, NEVER, RULED, STARTING, Numbers
 
 
 class Profile(StrEnum):
@@ -33,6 +33,7 @@ class Profile(StrEnum):
     RESTORE = "restore"  # an engine that makes files
     HOST = "host"  # as ROOM, for one in which servers are started for a moment
     SERVER = "server"  # such a server, and whoever asks it
+    ANSWER = "answer"  # passes on what it has open already, and opens and starts nothing
 
 
 class Arch(NamedTuple):
@@ -132,6 +133,12 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     own = Condition(0, (pid,))
     engine = {k: v for k, v in _ROOM_RULES.items() if k != "socket"}
     engine |= {"kill": (own,), "tgkill": (own,)}
+    if profile is Profile.ANSWER:
+        # It speaks on streams that are connected already, and takes pipes that come through one.
+        spoken = ("recvmsg", "sendto", "shutdown")
+        denied = {k: v for k, v in ENGINE.items() if k not in spoken}
+        ruled = {k: v for k, v in (engine | _NO_SETID).items() if k not in (*STARTING, *CHANGING)}
+        return NEVER | denied | CHANGING | STARTING, ruled
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
     engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}

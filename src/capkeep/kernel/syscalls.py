@@ -67,6 +67,9 @@ CHANGING: Final[Numbers] = {
     "chown": (92, -1), "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54),
 }  # fmt: skip
 
+# Another program, or another process or thread.
+STARTING: Final[Numbers] = {"execve": (59, 221), "clone": (56, 220)}
+
 # Allowed or not by their arguments.
 RULED: Final[Numbers] = {
     "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29), "fcntl": (72, 25), "clone": (56, 220),

@@ -18,7 +18,7 @@ from capkeep.config.model import (
     RetentionConfig,
 )
 from capkeep.errors import ConfigError
-from capkeep.plan import copies, dumps, giver, hooks, prover
+from capkeep.plan import copies, dumps, giver, hooks, prover, pull
 from capkeep.plan.model import (
     Access,
     Check,
@@ -92,11 +92,12 @@ class HostFacts(NamedTuple):
     starter: Starter = Starter.DOORS
     subordinate: tuple[int, int] = (0, 0)  # first and number of the prover's own further ids
     rclone: str = ""  # absolute path; what a vault reaches S3, sftp and the like with
+    processors: int = 1
 
 
 def users_needed(config: Config) -> tuple[str, ...]:
-    """The users that the rooms run as in system mode, the runner's first."""
-    return room_users(config.host.user_prefix)
+    """The users that the rooms run as in system mode, the runner's first, and who logs in."""
+    return (*room_users(config.host.user_prefix), *pull.logins(config))
 
 
 def compile_plan(config: Config, host: HostFacts) -> Plan:
@@ -123,8 +124,12 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
         notify=tuple(_notify(n, config) for n in config.notify),
         metrics=config.metrics_directory,
         dumps=tuple(map(dumps.compiled, dumps.taken(config))),
+        after_pulls=config.after_pulls,
         hooks=tuple(map(hooks.compiled, hooks.taken(config))),
         watch=Watch(config.watch.every_seconds, config.watch.grace_seconds),
+        targets=tuple(map(pull.target, pull.taken(config))),
+        parallel_pulls=pull.parallel(config, host.processors),
+        answers=pull.answers(config, host.users),
     )
     _check_doors(plan)
     return plan
@@ -176,6 +181,7 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
         engine_network=repository.engine_network,
         key_exported=repository.key_exported,
         environment_folder=repository.environment_folder,
+        pulled_by=repository.pulled_by,
         owners=repository.owners if repository.owners != "metadata" else "",
     )
 
@@ -222,7 +228,7 @@ def _job(job: JobConfig, hostname: str, canary: str) -> Job:
         exclude=job.exclude,
         may_miss=tuple(glob.text for glob in job.may_miss),
         one_file_system=job.one_file_system,
-        canary=canary if job.canary else "",
+        canary=(pull.CANARY if job.target else canary) if job.canary else "",
         max_shrink_percent=job.max_shrink_percent,
         allow_empty=job.allow_empty,
         tags=(*job.tags, job_tag(job.name)),
@@ -239,6 +245,7 @@ def _job(job: JobConfig, hostname: str, canary: str) -> Job:
         on_metered=job.on_metered,
         resources=_resources(job.resources),
         hooks=hooks.of_job(job),
+        target=job.target,
     )
 
 
@@ -317,9 +324,10 @@ class _Rooms:
             hooks.room(hook, self._places, self._lent(hook.user), runner)
             for hook in hooks.taken(self._config)
         ]
-        for job in self._config.jobs:
-            rooms += [self._reader(job, by_name[name]) for name in job.repositories]
+        rooms += self._readers(by_name)
         for repository in self._config.repositories:
+            if repository.pulled_by:
+                continue  # all that works on it is where it is
             if not repository.engine_network:
                 rooms.append(self._vault(repository, dict(repository.credentials)))
                 if repository.keeper_credentials:
@@ -341,7 +349,7 @@ class _Rooms:
             )
             if scratches := prover.scratches(self._config, repository.name):
                 rooms.append(self._prover(repository, scratches))
-            if self._system and giver.wanted(self._config, repository.engine):
+            if self._system and giver.wanted(self._config, repository):
                 viewer = self._engine_room(RoomKind.VIEWER, repository, Access.APPEND)
                 reaching = self._id(RoomKind.PROVER)[1]
                 rooms.append(giver.room(viewer, self._places, self._host.group, reaching))
@@ -439,25 +447,49 @@ class _Rooms:
             ),
         )
 
+    def _readers(self, by_name: Mapping[str, RepositoryConfig]) -> list[Room]:
+        """Whoever brings the files of all jobs: readers, and those who stand for one elsewhere."""
+        targets = {target.name: target for target in self._config.targets}
+        rooms = []
+        for job in self._config.jobs:
+            for name in job.repositories:
+                if job.target:
+                    room = self._asked(RoomKind.PULLER, job, by_name[name])
+                    rooms.append(pull.puller(room, targets[job.target], self._hidden()))
+                else:
+                    rooms.append(self._reader(job, by_name[name]))
+        return rooms
+
     def _reader(self, job: JobConfig, repository: RepositoryConfig) -> Room:
         """Reads every file of the job, writes nothing but its cache."""
-        name = f"reader-{job.name}-{repository.name}"
         canary = (self._places.canary,) if job.canary else ()
         staged = (dumps.staging(self._places, name) for name in job.dumps)
-        uid, gid = self._id(RoomKind.RUNNER)
-        room = self._engine_base(RoomKind.READER, name, repository, Access.APPEND)
+        room = self._asked(RoomKind.READER, job, repository)
         grant = room.grant._replace(
             capabilities=self._capabilities(READ_CAPABILITIES),
             view=View.HOST,
             sources=tuple(dict.fromkeys((*job.include, *staged, *canary))),
             hide=self._hidden(),
-            limits=_job_limits(self._limits, job.resources),
         )
+        return room._replace(grant=grant)
+
+    def _asked(self, kind: RoomKind, job: JobConfig, repository: RepositoryConfig) -> Room:
+        """What a reader has in common with whoever stands for one: a door, the job, its limits."""
+        name = pull.reader_name(job, repository)
+        room = self._engine_base(kind, name, repository, Access.APPEND)
         # A drill comes again and again, as streams do, while the visit before is still ending.
         several = dumps.streams(self._config, job.dumps) or job.drill is not None
-        visits = dumps.visits(stream=several)
-        door = Door(f"{self._places.run}/{name}.sock", uid, gid, 0o600, visits)
-        return room._replace(job=job.name, grant=grant, door=door)
+        visits = dumps.visits(stream=several or bool(repository.pulled_by))
+        caller = self._login() if repository.pulled_by else self._id(RoomKind.RUNNER)
+        return room._replace(
+            job=job.name,
+            grant=room.grant._replace(limits=_job_limits(self._limits, job.resources)),
+            door=Door(f"{self._places.run}/{name}.sock", *caller, 0o600, visits),
+        )
+
+    def _login(self) -> tuple[int, int]:
+        """uid and gid of whoever servers log in as."""
+        return self._host.users[pull.login(self._config.host.user_prefix)]
 
     def _hidden(self) -> tuple[str, ...]:
         """What no room that reads files may see: secrets, repositories, other rooms' places."""
@@ -466,6 +498,7 @@ class _Rooms:
         own.append(f"{places.state}/keys")
         secrets = [s for r in self._config.repositories for s in r.secrets]
         secrets += [source for n in self._config.notify for _, source in n.secrets]
+        secrets += [target.identity for target in self._config.targets]
         files = [s.file for s in secrets if s.file]
         stores = PLAIN_STORES + SEALED_STORES + GIVEN_STORES
         credentials = [f"{d}/{s.credential}" for s in secrets if s.credential for d in stores]
@@ -563,7 +596,9 @@ class _Rooms:
         own = KEEPERS if access is Access.ADMIN and repository.keeper_credentials else ""
         wire: Wire | None = Wire(f"vault-{repository.name}{own}", access)
         grant = self._grant(kind)._replace(write=(f"{self._places.cache}/{name}",))
-        if repository.engine_network:
+        if repository.pulled_by:
+            wire = None  # it is given by whoever asks
+        elif repository.engine_network:
             wire = None
             secrets += [Secret(variable, source) for variable, source in repository.credentials]
             read = (repository.ca_file,) if repository.ca_file else ()

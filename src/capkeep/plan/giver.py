@@ -2,16 +2,21 @@
 
 from typing import Final
 
-from capkeep.config.model import Config
+from capkeep.config.model import Config, RepositoryConfig
 from capkeep.engines.giving import GIVES
+from capkeep.plan import pull
 from capkeep.plan.model import Door, Places, Room, RoomKind
 
 VISITS: Final = 4  # of each user at a time
 
 
-def wanted(config: Config, engine: str) -> bool:
-    """Whether a repository of that engine has such a room."""
-    return config.host.members_restore and engine in GIVES
+def wanted(config: Config, repository: RepositoryConfig) -> bool:
+    """Whether a repository has such a room: none that holds files of another host's users."""
+    return (
+        config.host.members_restore
+        and repository.engine in GIVES
+        and not pull.is_foreign(config, repository.name)
+    )
 
 
 def room(viewer: Room, places: Places, group: int, wire_group: int) -> Room:

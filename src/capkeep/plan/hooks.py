@@ -15,8 +15,9 @@ def of_job(job: JobConfig) -> Hooks:
 
 
 def taken(config: Config) -> tuple[HookConfig, ...]:
-    """The hooks that some job has."""
+    """The hooks that some job has, or that come after pulls."""
     names = {name for job in config.jobs for moment in of_job(job) for name in moment}
+    names |= {*config.after_pulls}
     return tuple(hook for hook in config.hooks if hook.name in names)
 
 
@@ -27,7 +28,9 @@ def users_lent(config: Config) -> tuple[str, ...]:
 
 def compiled(hook: HookConfig) -> Hook:
     """The hook as its room needs it."""
-    return Hook(hook.name, hook.command, hook.write, hook.timeout_seconds, hook.optional)
+    return Hook(
+        hook.name, hook.command, hook.write, hook.timeout_seconds, hook.optional, hook.polkit
+    )
 
 
 def room(hook: HookConfig, places: Places, lent: Grant, runner: tuple[int, int]) -> Room:

@@ -104,7 +104,7 @@ class Grant(NamedTuple):
     sources: tuple[str, ...] = ()  # HOST view: the paths whose filesystems must be visible
     read: tuple[str, ...] = ()  # bound read-only at their own paths (TOOLS view)
     write: tuple[str, ...] = ()  # bound writable at their own paths
-    hide: tuple[str, ...] = ()  # HOST view: shown as empty
+    hide: tuple[str, ...] = ()  # shown as empty in a HOST view; no hook is shown any of it
     network: bool = False
     limits: Limits = Limits()
     sockets: tuple[str, ...] = ()  # directories of unix sockets that it may connect to, if there
@@ -413,6 +413,7 @@ class Hook(NamedTuple):
     write: tuple[str, ...] = ()  # what is bound for it may be more: a directory above that is firm
     timeout_seconds: int = 300
     optional: bool = False  # one that fails does not fail the run
+    polkit: str = ""  # the right that its user is given: "ACTION" or "ACTION NAME=VALUE …"
 
 
 def stream_tag(job: str, dump: str) -> str:
@@ -455,6 +456,7 @@ class Plan(NamedTuple):
     watch: Watch = Watch()
     hooks: tuple[Hook, ...] = ()
     targets: tuple[Target, ...] = ()
+    after_pulls: tuple[str, ...] = ()  # hooks that run when no target is left to be pulled from
     parallel_pulls: int = 0  # jobs of targets that run at a time; 0: as many as there are
     answers: tuple[Answer, ...] = ()
 

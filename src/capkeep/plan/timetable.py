@@ -53,5 +53,7 @@ def whole(plan: Plan) -> tuple[Timetable, ...]:
 
 def is_remote(plan: Plan, job: Job) -> bool:
     """Whether a run of the job sends anything over a network."""
+    if job.target:
+        return True
     names = (*job.repositories, *(job.copies.targets if job.copies else ()))
     return any(not plan.repository(name).location.startswith("/") for name in names)

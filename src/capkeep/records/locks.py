@@ -25,6 +25,7 @@ from capkeep.errors import RefusedError
 _WHOLE_FILE: Final = "hhqqi"  # struct flock: type, whence, start, length, pid
 _CONTENT_LIMIT: Final = 4096
 _COPIES: Final = ".copies"
+_TARGET: Final = "@"
 
 
 class Holder(NamedTuple):
@@ -85,6 +86,21 @@ def copies_of(job: str) -> str:
     No job has such a name.
     """
     return f"{job}{_COPIES}"
+
+
+def pulls_from(target: str) -> str:
+    """What is locked in place of a job while a target is pulled from. No job has such a name."""
+    return f"{_TARGET}{target}"
+
+
+def place_in_line(number: int) -> str:
+    """What is locked by one of so many pulls that may be under way. No target has such a name."""
+    return f"{_TARGET}pull.{number}"
+
+
+def after_pulls() -> str:
+    """What is locked in place of a job by what comes after the last pull. No target has such a name."""
+    return f"{_TARGET}pull.over"
 
 
 def holders_without_job(directory: str) -> list[Holder]:
@@ -179,6 +195,8 @@ def _refusal(found: Holder) -> RefusedError:
     what = f"job {found.job}" if found.job == repository else f"work on repository {repository}"
     if found.job.endswith(_COPIES):
         what = f"copying of job {found.job.removesuffix(_COPIES)}"
+    if found.job.startswith(_TARGET):
+        what = f"target {found.job.removeprefix(_TARGET)}"
     if not found.run:
         return RefusedError(f"{what} is being run already", hint="wait for that run to end")
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.since))

@@ -38,6 +38,7 @@ REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
 COMMIT_SECONDS: Final = 6 * 3600  # for removing what is not needed any more
+HANDOVER_SECONDS: Final = 10
 HOLD_SECONDS: Final = 600  # for the names of all snapshots
 PATIENCE_SECONDS: Final = 300.0  # with a caller, such as a pager, who does not take what is said
 TEXT_LIMIT: Final = 1 << 14  # characters; a path has at most 4096 bytes (PATH_MAX)
@@ -182,10 +183,28 @@ class EngineRoom:
     def request(self) -> Message:
         """The caller's one request. Raises ProtocolError, Stopped, TimeoutError."""
         self.caller.sock.settimeout(REQUEST_SECONDS)
-        message = self.caller.receive()
+        repository = self.brief.repository
+        pulled = repository is not None and bool(repository.pulled_by)
+        message = self._given_wire() if pulled else self.caller.receive()
         self.caller.sock.settimeout(self.patience)
         if message is None:
             raise Stopped("the caller asked for nothing")
+        return message
+
+    def _given_wire(self) -> Message | None:
+        """A request with which a caller gives this room its wire, and what it does not know itself.
+
+        Its repository is another host's, whose vault is at the wire's far end. Raises ProtocolError.
+        """
+        from capkeep.rooms.pull.given import brief_of, receive_given
+
+        data, end = receive_given(self.caller.sock)
+        self.caller.take(data)
+        self.wire = Channel(end)
+        message = self.caller.receive()
+        if message is not None:
+            self.brief = brief_of(self.brief, message)
+            self._handover = self._hand_over(self.wire)
         return message
 
     # -- wire
@@ -223,6 +242,15 @@ class EngineRoom:
         origin = (str(ORIGIN_FD),) if self._origin_handover else ()
         return (interpreter(), "-I", "-S", program, str(HANDOVER_FD), *origin)
 
+    def hand_over(self, incoming: int, outgoing: int) -> None:
+        """Give the vault a pair of pipes, as a relay would: to read from, and to write to.
+
+        Raises OSError.
+        """
+        assert self._handover is not None, "a room with a wire"
+        self._handover.settimeout(HANDOVER_SECONDS)
+        socket.send_fds(self._handover, [b"p"], [incoming, outgoing])
+
     def await_vault(self) -> None:
         """Wait until each vault has proven itself, and pass the proofs on. Raises StepError."""
         for wire in filter(None, (self.wire, self.origin)):
@@ -234,14 +262,14 @@ class EngineRoom:
             while (message := wire.receive()) is not None:
                 self.raise_vault_failure(message, wire)
                 if message.get("event") == "proof":
-                    process = "vault" if wire is self.wire else ORIGIN_NAME
-                    self._pass_vault_proof(message, process)
+                    self.pass_vault_proof(message, "vault" if wire is self.wire else ORIGIN_NAME)
                     return
         except (OSError, ProtocolError) as error:
             raise StepError(Failure.INTERRUPTED, f"the vault did not start: {error}") from error
         raise StepError(Failure.INTERRUPTED, "the vault ended before it had started")
 
-    def _pass_vault_proof(self, message: Message, process: str) -> None:
+    def pass_vault_proof(self, message: Message, process: str = "vault") -> None:
+        """Tell what a vault has proven. Raises StepError where that is too little."""
         self.tell({**message, "process": process})
         found = message.get("weaker")
         if isinstance(found, list) and found:

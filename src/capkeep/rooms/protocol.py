@@ -81,6 +81,10 @@ class Channel:
             self._take(data)
         return decode(self._lines.pop())
 
+    def take(self, data: bytes) -> None:
+        """Bytes that came on the socket, and that somebody else has received."""
+        self._take(data)
+
     def _take(self, data: bytes) -> None:
         """Every byte is looked at once, however small the pieces in which a message comes."""
         first, found, rest = data.partition(b"\n")

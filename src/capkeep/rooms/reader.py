@@ -47,10 +47,25 @@ def main() -> int:
     return serve(actions, seccomp.Profile.READ)
 
 
+def _is_pulled(room: EngineRoom) -> bool:
+    """Whether another host has the repository, and asks for the backups."""
+    return room.brief.repository is not None and bool(room.brief.repository.pulled_by)
+
+
+def _tell_kept(room: EngineRoom, job: Job) -> None:
+    """Tell a server that pulls what this host's own plan keeps: it may have another idea of that."""
+    if _is_pulled(room):
+        room.tell({
+            "event": "kept", "include": list(job.include), "exclude": list(job.exclude),
+            "one_file_system": job.one_file_system, "canary": bool(job.canary),
+        })  # fmt: skip
+
+
 def look_around(room: EngineRoom, request: Message) -> Message:
     """Show what this room can do, reading the canary included, without a backup."""
     job = room.brief.job
     assert job is not None, "a reader has a job"
+    _tell_kept(room, job)
     if job.canary:
         _read_canary(room.seen(job.canary), job.canary)
     return probe(room, request)
@@ -64,13 +79,15 @@ def backup(room: EngineRoom, request: Message) -> Message:
     dry_run = option(request, "dry_run", default=False)
     turn = option(request, "turn", default=-1)  # where it begins; none below 0
     seconds = option(request, "seconds", default=0)  # that all may take
+    _tell_kept(room, job)
     _report_sources(room, job)
     if job.canary:
         _read_canary(room.seen(job.canary), job.canary)
     caller = Caller(room)
     reader = caller.engine.read_backup((job.canary,) if job.canary else ())
     hearing = _Hearing(room)
-    kept = _Kept(caller.engine, turn) if turn >= 0 and job.drill and not dry_run else None
+    drills = job.drill is not None or _is_pulled(room)  # of a server's drills it alone knows
+    kept = _Kept(caller.engine, turn) if turn >= 0 and drills and not dry_run else None
 
     def take(stream: str, line: bytes) -> None:
         for event in reader.feed(stream, line):
@@ -191,6 +208,7 @@ def sums(room: EngineRoom, request: Message) -> Message:
 
     job = room.brief.job
     assert job is not None, "a reader has a job"
+    _tell_kept(room, job)
     tell_live(room, job, request)
     return {"exit_code": 0, "failure": None, "text": "", "engine": "", "engine_words": "",
             "summary": {}, **room.finish_wire()}  # fmt: skip

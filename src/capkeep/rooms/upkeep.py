@@ -117,9 +117,7 @@ class _Visit:
         if not self._caller.engine.traits.named_by_id:
             self._list_first()
             return
-        names = None
-        if self._checking or "retention" in self._parts:
-            names = self._caller.room.hold_removals()
+        names = self._caller.room.hold_removals()
         if names is not None:
             self._tell_vanished(names)
         known = None

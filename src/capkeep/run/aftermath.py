@@ -17,6 +17,7 @@ from typing import Final
 from capkeep.plan.model import Notify, NotifyKind, Plan, RoomKind, When
 from capkeep.records.model import Outcome, Run
 from capkeep.rooms.protocol import Channel, Message, ProtocolError, encode
+from capkeep.run.errand import AFTER_PULLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -408,6 +409,9 @@ def concerned(plan: Plan, run: Run, repository: str) -> list[Notify]:
         return []
     if run.job:
         return [n for n in plan.notify if run.job in n.jobs]
+    if run.action == AFTER_PULLS:
+        pulled = {job.name for job in plan.jobs if job.target}
+        return [n for n in plan.notify if pulled & {*n.jobs}]
     return [n for n in plan.notify if repository in n.repositories]
 
 

@@ -11,7 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capkeep.records.queries import Records
     from capkeep.run.manifest import Shelf
+    from capkeep.run.turns import Turn
 
+AFTER_PULLS: Final = "after-pulls"  # what comes when no target is left to be pulled from
 SLACK_SECONDS: Final = 120  # in which a room that is late says so itself
 
 
@@ -29,6 +31,7 @@ class Errand(NamedTuple):
     shelf: "Shelf | None" = None  # of what was read at backup time
     on_result: Callable[[Message], None] | None = None  # hears the room's own result
     always: bool = False  # also when the run has been stopped
+    turn: "Turn | None" = None  # of a target's: waited for, and held while the room is asked
     warn: "Callable[[Records], str] | None" = None  # what is to be found with its step, if anything
 
 

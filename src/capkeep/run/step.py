@@ -1,9 +1,10 @@
 """One step in one room: ask, listen, judge, record."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 from capkeep.errors import Failure, StepError
-from capkeep.plan.model import Job, Places
+from capkeep.plan.model import Job, Places, RoomKind
 from capkeep.records.logs import LogWriter
 from capkeep.records.model import Outcome, Proof, Run, Step, Totals
 from capkeep.records.store import Recorder
@@ -162,7 +163,7 @@ def _ask(
         heard = Heard(job, room, ledger.tell)
         heard.warn_of_missing("runner", ledger.proven)
         try:
-            with visit or Visit(room) as connection:
+            with _turn(errand, ledger, deadline), visit or Visit(room) as connection:
                 if errand.feeder:
                     from capkeep.run.stream import fed
 
@@ -186,6 +187,10 @@ def _ask(
     if errand.on_result:
         errand.on_result(result)
     return heard, result
+
+
+def _turn(errand: Errand, ledger: Ledger, deadline: float) -> AbstractContextManager[None]:
+    return errand.turn.taken(ledger, deadline) if errand.turn else nullcontext()
 
 
 def _timed(errand: Errand, deadline: float) -> Message:
@@ -218,7 +223,8 @@ def write_down(
         outcome=found.outcome, failure=found.failure, text=found.text,
         exit_code=_maybe_int(result.get("exit_code")), engine=str(result.get("engine") or ""),
         snapshot=str(result.get("snapshot") or ""), totals=totals_of(result),
-        engine_words=str(result.get("engine_words") or ""), engine_network=heard.room.grant.network,
+        engine_words=str(result.get("engine_words") or ""),
+        engine_network=heard.room.grant.network and heard.room.kind is not RoomKind.PULLER,
     )  # fmt: skip
     for proof in (ledger.proof, *heard.proofs.values()):
         if proof is not None:

@@ -6,8 +6,10 @@ from typing import Final, NoReturn
 from capkeep.errors import EXIT_COMPLETE, EXIT_PARTIAL, RefusedError
 from capkeep.plan.model import Brief, Job, Plan, Repository
 from capkeep.rooms.protocol import Message, ProtocolError
+from capkeep.run.errand import AFTER_PULLS
 from capkeep.run.walk import Walk
 
+MOST_APART: Final = 12  # runs that one caller asks for at a time: others may ask too
 UPKEEP: Final = ("check", "retention")  # parts of a job that can also be asked for by themselves
 
 
@@ -29,8 +31,28 @@ def answer(plan: Plan, walk: Walk, brief: Brief, request: Message) -> int:
 def _run(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
     dry_run, accept = _flag(request, "dry_run"), _flag(request, "accept_shrink")
     jobs = _jobs(plan, request)
+    if _flag(request, "apart"):
+        jobs = _without_several(plan, walk, jobs)
     codes = [walk.run_job(job, dry_run=dry_run, accept_shrink=accept) for job in jobs]
-    return worst([*codes, *walk.copy_made()])
+    codes += walk.copy_made()
+    if any(job.target for job in jobs) and not dry_run and not _flag(request, "more"):
+        codes.append(walk.after_pulls())
+    return worst(codes)
+
+
+def _after_pulls(_plan: Plan, walk: Walk, _brief: Brief, _request: Message) -> int:
+    """Whoever asked for several pulls says that they were all."""
+    return walk.after_pulls()
+
+
+def _without_several(plan: Plan, walk: Walk, jobs: list[Job]) -> list[Job]:
+    """Targets are pulled from side by side; a runner does one thing, so each has one of its own."""
+    several = [job.name for job in jobs if job.target]
+    if len(several) < 2 or plan.parallel_pulls == 1:
+        return jobs
+    parallel = min(plan.parallel_pulls or len(several), len(several), MOST_APART)
+    walk.tell({"event": "apart", "jobs": several, "parallel": parallel})
+    return [job for job in jobs if not job.target]
 
 
 def _keep(plan: Plan, walk: Walk, part: str, request: Message) -> int:
@@ -100,6 +122,7 @@ _ANSWERS: Final[dict[str, Callable[[Plan, Walk, Brief, Message], int]]] = {
     "notify-test": _notify_test,
     "leave-out": _leave_out,
     "save": _save,
+    AFTER_PULLS: _after_pulls,
 }
 
 
@@ -122,10 +145,16 @@ def _chosen(request: Message, key: str, known: list[str]) -> list[str]:
     names = request.get(key, [])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ProtocolError(f"{key} must be a list of names")
+    names = [one for name in names for one in ([name] if name in known else _of_all(name, known))]
     unknown = [n for n in names if n not in known]
     if unknown:
         raise ProtocolError(f"there is no {unknown[0]!r}; known {key}: {', '.join(known)}")
     return list(dict.fromkeys(names)) or known
+
+
+def _of_all(name: str, known: list[str]) -> list[str]:
+    """Those of every target that a job or repository was written for once; else the name itself."""
+    return [one for one in known if one.startswith(f"{name}.")] or [name]
 
 
 def _flag(request: Message, key: str) -> bool:

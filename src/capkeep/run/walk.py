@@ -16,14 +16,14 @@ from capkeep.errors import (
     StepError,
 )
 from capkeep.plan.model import Job, Plan, Repository, Room
-from capkeep.records.locks import Holder, JobLock, copies_of, holder, work_on
+from capkeep.records.locks import Holder, JobLock, after_pulls, copies_of, holder, work_on
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
 from capkeep.run.aftermath import Aftermath
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller, refusal
 from capkeep.run.dumps import counted, dump_errands
-from capkeep.run.errand import Errand, Errands
+from capkeep.run.errand import AFTER_PULLS, Errand, Errands
 from capkeep.run.verdict import BESIDE
 
 TYPE_CHECKING = False
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from capkeep.records.queries import Records
     from capkeep.run.manifest import Shelf
     from capkeep.run.step import Ledger
+    from capkeep.run.turns import Turn
 
 CHECK_SECONDS: Final = 7 * 24 * 3600
 SHORT_SECONDS: Final = 3600
@@ -79,7 +80,7 @@ class Walk:
         request: Message = {"action": "backup", "options": {"dry_run": False}}
 
         def only() -> Errands:
-            yield Errand("backup", room, request, job.timeout_seconds)
+            yield Errand("backup", room, request, job.timeout_seconds, turn=self._turn(job))
 
         return self._run(job, "safety", only())
 
@@ -106,6 +107,21 @@ class Walk:
         if not self._done:
             return self._begun
         return _total(self._begun, counted(self._asked, self._done), ())
+
+    def after_pulls(self) -> int:
+        """Run what comes when no target is left to be pulled from, if that is now; returns the exit code."""
+        from capkeep.run.last_pull import errands, is_time
+
+        if holder(self._plan.places.records, after_pulls()) is not None:
+            return EXIT_COMPLETE
+        outcome = is_time(self._plan)
+        if outcome is None:
+            return EXIT_COMPLETE
+        return self._run(None, AFTER_PULLS, errands(self._plan, outcome))
+
+    def tell(self, message: Message) -> None:
+        """Answer the caller with something that is no run's."""
+        self._caller.tell(message)
 
     def leave_out(self, job: Job, kind: str, why: str) -> int:
         """Write down that a scheduled run was left out on purpose; returns the exit code."""
@@ -209,7 +225,8 @@ class Walk:
                 options["turn"] = shelf.begin()
             request: Message = {"action": "backup", "options": options}
             left = max(0.0, end - time.monotonic())
-            done = yield Errand(action, room, request, left, shelf=shelf)
+            turn = self._turn(job)
+            done = yield Errand(action, room, request, left, shelf=shelf, turn=turn)
             if made is not None:
                 made += [done] if done.kind == action and done.repository == name else []
             elif action == "backup" and (then := self._after_backup(job, done)):
@@ -218,6 +235,14 @@ class Walk:
             if action == "backup" and drill:
                 assert self._ledger is not None, "a step has ended"
                 yield self._drill(job, name, self._ledger.recorder, "", whole=False)
+
+    def _turn(self, job: Job) -> "Turn | None":
+        """What a job of a target's waits for."""
+        if not job.target:
+            return None
+        from capkeep.run.turns import Turn
+
+        return Turn(self._plan, job)
 
     def _after_backup(self, job: Job, backup: Step) -> Errand | None:
         """What the keeper does after a backup; loaded when it is known that there is a keeper."""
@@ -352,6 +377,8 @@ class Walk:
         work = run.job or work_on(errand.room.repository)
         if job and action == "copy":
             work = copies_of(job.name)
+        if errand.kind == AFTER_PULLS:
+            work = after_pulls()
         lock = JobLock(self._plan.places.records, work)
         try:
             who = Holder(work, run.id, run.trigger_uid, run.trigger_user, now)
@@ -438,7 +465,7 @@ def _steps(ledger: "Ledger", job: Job | None, errand: Errand, visit: Visit | Non
 @contextmanager
 def _first_visit(errand: Errand) -> Iterator[Visit | None]:
     """A visit under way, or None: the error is met again, and recorded, in the step itself."""
-    if errand.parts or errand.live:
+    if errand.parts or errand.live or errand.turn:
         yield None
         return
     try:

@@ -26,6 +26,7 @@ SSH_AGENT: Final = "/usr/bin/ssh-agent"
 PREFIX: Final = "agent-"
 PROGRESS: Final = '"type": "progress_'  # lines of borg's that are not worth a log
 AGENT_SECONDS: Final = 5
+LOGGED: Final = 1 << 16  # bytes of what one ssh says: a server may say as much as it likes
 OPTIONS: Final = (
     "BatchMode=yes", "StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null",
     "UpdateHostKeys=no", "CheckHostIP=no", "PreferredAuthentications=publickey",
@@ -65,6 +66,7 @@ class Login(NamedTuple):
     user: str  # "": the vault's own name
     known_hosts: str
     identity: str  # the private key itself
+    options: tuple[str, ...] = ()  # of ssh_config(5), before our own: the first of a kind counts
 
 
 class Ssh:
@@ -87,6 +89,7 @@ class Ssh:
         self._children: list[Child] = []
         self._agent = ""
         self._login = login
+        self._logged = 0
         self.sock: socket.socket | None = None
 
     def start(self) -> socket.socket:
@@ -113,7 +116,8 @@ class Ssh:
     def _argv(self) -> list[str]:
         login = self._login
         hosts = login.known_hosts.replace("%", "%%")
-        options = (*OPTIONS, f'UserKnownHostsFile="{hosts}"', *_named(login))
+        ours = (*OPTIONS, f'UserKnownHostsFile="{hosts}"', *_named(login))
+        options = (*login.options, *ours)
         flags = [flag for option in options for flag in ("-o", option)]
         start = [SSH, "-F", "none", *flags, "-T", "-x", "-a"]
         if self._command:
@@ -184,8 +188,10 @@ class Ssh:
             said = os.read(self._words_read, 65536).decode(errors="replace")
             lines = [line.strip() for line in said.splitlines() if line.strip()]
             self._said.extend(lines)
-            told = (f"ssh: {line}\n" for line in lines if PROGRESS not in line)
-            os.write(2, "".join(told).encode())
+            told = "".join(f"ssh: {line}\n" for line in lines if PROGRESS not in line).encode()
+            told = told[: max(0, LOGGED - self._logged)]
+            self._logged += len(told)
+            os.write(2, told)
 
     def words(self) -> str:
         """ssh's last words."""
@@ -194,10 +200,14 @@ class Ssh:
             self.hear()
         return self._said[-1] if self._said else ""
 
+    def said(self) -> str:
+        """All that is remembered of what it said."""
+        return " ".join(self._said)
+
     def explain(self, otherwise: str) -> StoreError:
         """Why the connection is gone."""
         words = self.words()
-        host, said = self._login.host, " ".join(self._said)
+        host, said = self._login.host, self.said()
         for pattern, failure, sentence in _KNOWN:
             if pattern.search(said):
                 return StoreError(failure, f"{host}: {sentence} ({words})")

@@ -1,0 +1,250 @@
+"""What a server writes for a target: the target's part of the configuration, and a script that puts it there.
+
+Pure. The script is POSIX shell for root on the target; whoever runs it can read before what it does.
+Every text that comes from a configuration stands in it as one quoted word.
+"""
+
+import base64
+import re
+import shlex
+from typing import Final, NamedTuple
+
+from capkeep.config.quoting import toml
+
+HOME: Final = "/opt/capkeep"  # where capkeep is installed by hand (docs/tutorial.md)
+CONFIG: Final = "/etc/capkeep"
+PACKAGES: Final = {"restic": "restic", "borg": "borgbackup", "rdiff-backup": "rdiff-backup"}
+END: Final = "END-OF-CAPKEEP"
+LINE: Final = 76  # characters of base64 (RFC 2045)
+
+
+class Enrolment(NamedTuple):
+    """What a target is to let a server have."""
+
+    name: str  # of the repository on the target, and in the file's name
+    server: str  # its host name, for people
+    target: str  # what the server calls it
+    job: str
+    engine: str
+    key: str  # the server's public key
+    include: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    one_file_system: bool = False
+    canary: bool = True
+
+
+class Carried(NamedTuple):
+    """An installed capkeep that goes along: a tar (gzip) of packages, and where it can run."""
+
+    packages: bytes
+    python: str  # "3.11"
+    machine: str  # "x86_64"
+
+
+def plain_name(text: str) -> str:
+    """A name for tables and files that says as much as can be of a host's."""
+    found = re.sub(r"[^A-Za-z0-9_-]+", "-", text.partition(".")[0]).strip("-_")
+    return found[:40] or "server"
+
+
+def drop_in_path(name: str) -> str:
+    """Where the target has it."""
+    return f"{CONFIG}/conf.d/pulled-by-{name}.toml"
+
+
+def drop_in(enrolment: Enrolment) -> str:
+    """The target's part of the configuration."""
+    e = enrolment
+    lines = [
+        f"# Made by `capkeep enroll {e.target}` on {_comment(e.server)}, which comes for these files.",
+        "# A change here must be made there too; enrolling again overwrites this.",
+        f"[repositories.{e.name}]",
+        f"engine = {toml(e.engine)}",
+        f"pulled-by = {toml(e.key)}",
+        "",
+        f"[jobs.{e.job}]",
+        f"repositories = {toml([e.name])}",
+        *_list("include", e.include),
+        *_list("exclude", e.exclude),
+        *(["one-file-system = true"] if e.one_file_system else []),
+        *([] if e.canary else ["canary = false"]),
+    ]
+    return "\n".join((*lines, ""))
+
+
+def _comment(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _list(key: str, values: tuple[str, ...]) -> list[str]:
+    """A setting with a line for each value, or none at all."""
+    return [f"{key} = [", *(f"  {toml(v)}," for v in values), "]"] if values else []
+
+
+def script(
+    enrolment: Enrolment,
+    version: str,
+    *,
+    carried: Carried | None = None,
+    remove: bool = False,
+    dry_run: bool = False,
+) -> str:
+    """The whole of it. `version` is the server's capkeep; with `carried` it is installed if missing."""
+    e = enrolment
+    action = "remove_it" if remove else "show_it" if dry_run else "write_it"
+    action = "show_removal" if remove and dry_run else action
+    values = {
+        "server": _comment(e.server), "version": version, "drop_in": drop_in_path(e.name),
+        "engine": e.engine, "engine_package": PACKAGES.get(e.engine, e.engine),
+        "content": drop_in(e), "carried": "yes" if carried else "",
+        "carried_python": carried.python if carried else "",
+        "carried_machine": carried.machine if carried else "", "config": CONFIG, "home": HOME,
+    }  # fmt: skip
+    does = "takes away what" if remove else "lets"
+    what = "came for" if remove else "come for"
+    head = (
+        "#!/bin/sh\n"
+        f"# This {does} {_comment(e.server)} {what} files of this host:"
+        f" made by `capkeep enroll {e.target}` there.\n"
+        "# Read it, then run it as root. It changes nothing but what its last lines say.\n"
+    )
+    given = "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+    unpack = _unpack(carried) if carried else "unpack() { return 1; }\n"
+    return f"{head}set -eu\n{given}\n{_FUNCTIONS}\n{unpack}\nmain {action}\n"
+
+
+def _unpack(carried: Carried) -> str:
+    """A function that writes the packages into the directory that it is given."""
+    text = base64.b64encode(carried.packages).decode()
+    lines = "\n".join(text[at : at + LINE] for at in range(0, len(text), LINE))
+    return f"unpack() {{\n  base64 -d <<'{END}' | tar -xzf - -C \"$1\"\n{lines}\n{END}\n}}\n"
+
+
+# All of it is read before anything is done: a connection that breaks leaves nothing half done.
+_FUNCTIONS: Final = r"""
+fail() {
+  code=$1
+  shift
+  printf 'enroll: %s\n' "$@" >&2
+  exit "$code"
+}
+
+say() { printf '%s\n' "$*"; }
+
+find_capkeep() {
+  for capkeep in "$home/bin/capkeep" "$(command -v capkeep || :)" /usr/local/bin/capkeep; do
+    if [ -n "$capkeep" ] && [ -x "$capkeep" ]; then return 0; fi
+  done
+  capkeep=
+  return 1
+}
+
+install_capkeep() {
+  [ -n "$carried" ] || fail 4 "there is no capkeep on this host" \
+    "install it as on the server (python3 -m venv $home && $home/bin/pip install capkeep)," \
+    "or enroll with --with-capkeep, which brings the server's along"
+  command -v python3 >/dev/null || fail 4 "there is no python3 here: apt-get install python3"
+  here=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  [ "$here" = "$carried_python" ] || fail 4 \
+    "the server's capkeep is for Python $carried_python, and here is $here: install capkeep here by itself"
+  here=$(uname -m)
+  [ "$here" = "$carried_machine" ] || fail 4 \
+    "the server's capkeep is for $carried_machine, and this is $here: install capkeep here by itself"
+  [ ! -e "$home" ] || fail 4 "$home is there already, and has no capkeep in it"
+  rm -rf "$home.new"
+  python3 -m venv --without-pip "$home.new"
+  unpack "$(echo "$home.new"/lib/python3*/site-packages)"
+  printf '#!%s\nfrom capkeep.__main__ import main\nmain()\n' "$home/bin/python3" \
+    >"$home.new/bin/capkeep"
+  chmod 0755 "$home.new/bin/capkeep"
+  chown -R 0:0 "$home.new"
+  chmod -R go-w "$home.new"
+  mv "$home.new" "$home"
+  capkeep=$home/bin/capkeep
+  say "made $home, with the server's capkeep $version"
+}
+
+need_capkeep() {
+  find_capkeep || install_capkeep
+  found=$("$capkeep" --version) || fail 4 "$capkeep does not run"
+  [ "$found" = "capkeep $version" ] ||
+    say "note: here is $found, and $server has $version: better have the same"
+}
+
+try_config() {
+  "$capkeep" config check </dev/null || {
+    command -v "$engine" >/dev/null || say "the engine is missing: apt-get install $engine_package" >&2
+    return 1
+  }
+}
+
+write_it() {
+  need_capkeep
+  mkdir -p "$config/conf.d"
+  if [ -f "$drop_in" ]; then cp -p "$drop_in" "$drop_in.before"; fi
+  printf %s "$content" >"$drop_in.new"
+  chmod 0644 "$drop_in.new"
+  mv "$drop_in.new" "$drop_in"
+  if try_config && "$capkeep" apply </dev/null; then
+    rm -f "$drop_in.before"
+    report
+    return 0
+  fi
+  if [ -f "$drop_in.before" ]; then mv "$drop_in.before" "$drop_in"; else rm -f "$drop_in"; fi
+  fail 1 "nothing was changed: see above"
+}
+
+report() {
+  say "wrote $drop_in; $server may come"
+  [ -x /usr/sbin/sshd ] || say "there is no sshd here yet: apt-get install openssh-server"
+  for key in /etc/ssh/ssh_host_*_key.pub; do
+    if [ -f "$key" ]; then ssh-keygen -lf "$key" </dev/null || :; fi
+  done
+}
+
+show_it() {
+  if find_capkeep; then say "there is $("$capkeep" --version) ($capkeep)"; else
+    say "capkeep would have to be installed"; fi
+  command -v "$engine" >/dev/null || say "the engine is missing: apt-get install $engine_package"
+  say "would write $drop_in, and run: capkeep apply"
+  old=$drop_in
+  [ -f "$old" ] || old=/dev/null
+  printf %s "$content" | diff -u "$old" - || :
+}
+
+remove_it() {
+  find_capkeep || fail 4 "there is no capkeep on this host"
+  if [ ! -f "$drop_in" ]; then say "$drop_in is not there"; return 0; fi
+  mv "$drop_in" "$drop_in.before"
+  if something_else; then
+    "$capkeep" apply </dev/null || {
+      mv "$drop_in.before" "$drop_in"
+      fail 1 "nothing was changed: see above"
+    }
+  else
+    "$capkeep" remove </dev/null
+  fi
+  rm -f "$drop_in.before"
+  say "$server comes no more"
+}
+
+show_removal() {
+  say "would take away $drop_in"
+  if something_else; then say "would run: capkeep apply"; else say "would run: capkeep remove"; fi
+}
+
+something_else() {
+  for file in "$config/capkeep.toml" "$config"/conf.d/*.toml; do
+    if [ -f "$file" ] && [ "$file" != "$drop_in" ]; then return 0; fi
+  done
+  return 1
+}
+
+main() {
+  umask 022
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  export PATH
+  [ "$(id -u)" = 0 ] || fail 4 "this is for root: sudo sh THIS-FILE"
+  "$1"
+}
+"""

@@ -1,0 +1,90 @@
+"""Pulling in the plan: who stands for the reader of another host, and whom this host answers; pure.
+
+On the server a puller takes a reader's place, at the same door and with the same wire. On a target a
+reader is asked by the login that the server's key opens, and is given its wire by it.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from capkeep.config.model import Config, JobConfig, RepositoryConfig, TargetConfig
+from capkeep.plan.model import Answer, Places, Room, RoomKind, Secret, Target
+
+# Of each target, which is a host of its own and not below a prefix: its capkeep makes it.
+CANARY: Final = Places("/etc/capkeep", "", "", "", "").canary
+
+
+def login(prefix: str) -> str:
+    """The user that servers log in as."""
+    return f"{prefix}-answerer"
+
+
+def logins(config: Config) -> tuple[str, ...]:
+    """That user, where some server may."""
+    pulled = any(repository.pulled_by for repository in config.repositories)
+    return (login(config.host.user_prefix),) if pulled else ()
+
+
+def target(target: TargetConfig) -> Target:
+    """The target as its puller needs it; the key to log in with is a secret."""
+    return Target(
+        name=target.name,
+        host=target.host,
+        user=target.user,
+        host_keys=target.host_keys,
+        port=target.port,
+        jump=target.jump,
+        jump_keys=target.jump_keys,
+        options=target.options,
+    )
+
+
+def taken(config: Config) -> tuple[TargetConfig, ...]:
+    """The targets whose files some job takes."""
+    names = {job.target for job in config.jobs}
+    return tuple(target for target in config.targets if target.name in names)
+
+
+def parallel(config: Config, processors: int) -> int:
+    """How many are worked on at a time; 0: all."""
+    if config.parallel_pulls is None:
+        return processors if config.targets else 0
+    return config.parallel_pulls
+
+
+def is_foreign(config: Config, repository: str) -> bool:
+    """Whether a repository holds files of another host, where users' numbers mean others."""
+    return any(
+        repository in (*job.repositories, *(job.copies.targets if job.copies else ()))
+        for job in config.jobs
+        if job.target
+    )
+
+
+def reader_name(job: JobConfig, repository: RepositoryConfig) -> str:
+    """What the room is called that brings a job's files, or stands for the one that does."""
+    return f"{RoomKind.READER}-{job.name}-{repository.name}"
+
+
+def puller(room: Room, found: TargetConfig, hidden: tuple[str, ...]) -> Room:
+    """A room that logs in to the target: it has the network, and sees no file.
+
+    `room` is what whoever brings a job's files has. `hidden` is what no room may see that reads
+    files: hooks are shown none of it, on a server without readers too.
+    """
+    grant = room.grant._replace(network=True, hide=hidden)
+    return room._replace(grant=grant, secrets=(*room.secrets, Secret("identity", found.identity)))
+
+
+def answers(config: Config, users: Mapping[str, tuple[int, int]]) -> tuple[Answer, ...]:
+    """Whose key asks which reader of this host; `users`: uid and gid of each."""
+    by_name = {repository.name: repository for repository in config.repositories}
+    name = login(config.host.user_prefix)
+    return tuple(
+        Answer(
+            repository.name, reader_name(job, repository), repository.pulled_by, name, *users[name]
+        )
+        for job in config.jobs
+        for repository in map(by_name.__getitem__, job.repositories)
+        if repository.pulled_by
+    )

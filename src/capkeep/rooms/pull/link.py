@@ -1,0 +1,93 @@
+"""The ssh that leads from a puller to its target, and what its end means."""
+
+import os
+import re
+import shlex
+from typing import Final
+
+from capkeep.errors import Failure, StepError
+from capkeep.plan.model import Target
+from capkeep.rooms.rest.ssh import OPTIONS, SSH, Login, Ssh, remove_dead_agents
+from capkeep.rooms.service import StoreError
+
+WORD: Final = "capkeep-pull"  # what is asked for; a login with a forced command does not read it
+HERE, ON_THE_WAY = "capkeep-target", "capkeep-jump"  # by which names their keys are known
+# Before those that every ssh of ours has: of each option the first one counts (ssh_config(5)).
+LIVELY: Final = ("ServerAliveInterval=5", "ServerAliveCountMax=3")
+SETTABLE: Final = (
+    "AddressFamily", "BindAddress", "Ciphers", "Compression", "ConnectTimeout", "HostKeyAlgorithms",
+    "IPQoS", "KexAlgorithms", "MACs",
+)  # fmt: skip
+_CHANGED: Final = (
+    "{0} SHOWS ANOTHER HOST KEY THAN THE CONFIGURATION HAS: somebody may stand between you and it, and"
+    " nothing was sent; if its keys are new, have their fingerprints from its owner and write them there"
+)
+_REFUSED: Final = "{0} does not let us in: our key is not, or not any more, in its authorized_keys"
+_SAID: Final = (
+    (re.compile(r"identification has changed|host key (is )?known|host key verification failed", re.I),
+     Failure.DENIED, _CHANGED, ""),
+    (re.compile(r"permission denied \(|too many authentication", re.I),
+     Failure.DENIED, _REFUSED, "enroll it again"),
+    (re.compile(rf"{WORD}|not found|no such file|cannot execute|currently not available", re.I),
+     Failure.REFUSED, "{0} lets us in, and no capkeep answers there", "enroll it again"),
+)  # fmt: skip
+
+
+def connect(target: Target, identity: str, folder: str) -> Ssh:
+    """An ssh to the target, not started yet; in `folder` its keys are noted. Raises OSError."""
+    os.makedirs(folder, 0o700, exist_ok=True)
+    remove_dead_agents(folder)
+    known = f"{folder}/known_hosts"
+    lines = [f"{HERE} {key}\n" for key in target.host_keys]
+    lines += [f"{ON_THE_WAY} {key}\n" for key in target.jump_keys]
+    draft = f"{known}.{os.getpid()}"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+    os.rename(draft, known)
+    own = tuple(f"{name}={value}" for name, value in target.options if name in SETTABLE)
+    way = (_way(target, known, own),) if target.jump else ()
+    login = Login(
+        host=target.host, port=target.port, user=target.user, known_hosts=known,
+        identity=identity, options=(f"HostKeyAlias={HERE}", *way, *own, *LIVELY),
+    )  # fmt: skip
+    return Ssh(login, folder, WORD, threads=False)
+
+
+def _way(target: Target, known: str, own: tuple[str, ...]) -> str:
+    """The option by which ssh goes through another host, with another ssh like itself."""
+    user, _, place = target.jump.rpartition("@")
+    host, port = _host_and_port(place)
+    options = (f"HostKeyAlias={ON_THE_WAY}", *own, *LIVELY, *OPTIONS)
+    options += (f'UserKnownHostsFile="{known.replace("%", "%%")}"',)
+    options += (f"Port={port}",) if port else ()
+    options += (f"User={user}",) if user else ()
+    flags = [word for option in options for word in ("-o", option)]
+    argv = [SSH, "-F", "none", *flags, "-T", "-x", "-a", "-W", "[%h]:%p", "--", host]
+    # Read by ssh itself, for its escapes, and then by a shell; the target's name is the one escape.
+    words = [word if word == "[%h]:%p" else word.replace("%", "%%") for word in argv]
+    return f"ProxyCommand=exec {shlex.join(words)}"
+
+
+def _host_and_port(place: str) -> tuple[str, str]:
+    """Of "host", "host:22", "[::1]:22" or "::1"."""
+    if place.startswith("["):
+        host, _, port = place[1:].partition("]")
+        return host, port.removeprefix(":")
+    host, colon, port = place.rpartition(":")
+    return (host, port) if colon and ":" not in host else (place, "")
+
+
+def explain(ssh: Ssh, target: Target, text: str, *, greeted: bool) -> StepError:
+    """Why the connection is gone; once greeted, what is said there is the target's own word."""
+    last = ssh.words()
+    if not greeted:
+        for pattern, failure, sentence, hint in _SAID:
+            if pattern.search(ssh.said()):
+                who = target.jump if f" {ON_THE_WAY} " in f" {ssh.said()} " else target.name
+                return StepError(failure, f"{sentence.format(who)} ({last})", hint=hint)
+    return StepError(Failure.UNREACHABLE, f"{target.name}: {text}" + (f" ({last})" if last else ""))
+
+
+def cannot(error: StoreError) -> StepError:
+    """That ssh cannot even be started."""
+    return StepError(error.failure, str(error))
