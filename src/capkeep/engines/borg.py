@@ -292,7 +292,9 @@ def _command(
 def _path(location: str) -> str:
     """A repository's directory, on whatever machine; of one that another host has nobody here knows."""
     _, remote, rest = location.partition("ssh://")
-    return "/" + rest.partition("/")[2] if remote else location or "/repository"
+    if remote:
+        return "/" + rest.partition("/")[2]
+    return location if location.startswith("/") else "/repository"
 
 
 def _places(folder: str, tmp: str = "") -> tuple[tuple[str, str], ...]:

@@ -30,6 +30,7 @@ APPEND = (
 )  # fmt: skip
 ADMIN = (*APPEND, "check", "save_key", "break_lock")
 MANIFEST = bytes(32)
+UNNAMED = "/repository"  # what a client says that is on another host, and need not know where it is
 NONCES = 1 << 32  # that one call may reserve; borg asks for 2**28 (borg.nonces)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -89,6 +90,8 @@ def guarded(report: Report, *, admin: bool):
             if self.repository is not None or (create and not admin):
                 raise PathNotAllowed(path)
             self.append_only = not admin
+            if isinstance(path, (bytes, str)) and os.fsdecode(path) == UNNAMED:
+                path = self.restrict_to_repositories[0]
             return super().open(
                 path, create=bool(create), lock_wait=lock_wait, lock=bool(lock) or not admin,
                 exclusive=exclusive, append_only=bool(append_only),
