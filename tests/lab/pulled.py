@@ -62,7 +62,7 @@ head -c 3000000 /dev/urandom >random
 LIST_TREE: Final = r"""
 cd "$1" && find . -printf '%p %y %m %U %G %s %l\n' | awk '$2 == "d" { $6 = "" } { print }' | sort
 find . -type f -printf '%p %T@\n' | sort; find . -type f -exec sha256sum {} + | sort
-getfacl -nRp . 2>/dev/null | grep -v '^$'; getfattr -dR -m '^user\.' . 2>/dev/null
+getfacl -nRp . 2>/dev/null | grep -v '^$'; getfattr -dR -m '^user\.' . 2>/dev/null || true
 """
 # Processes of capkeep's, of its engines and of ssh clients, by user and name.
 BUSY: Final = r"""
