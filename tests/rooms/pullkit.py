@@ -4,12 +4,12 @@ import contextlib
 import os
 import pwd
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from capkeep.kernel.process import python
-from capkeep.plan.model import Plan, Repository, RoomKind, Secret, SecretSource, Target, View
+from capkeep.plan.model import Plan, Room, RoomKind, Secret, SecretSource, Target, View
 from capkeep.rooms.protocol import Message
 from tests.rooms.house import INTERPRETER, House, house
 from tests.rooms.test_vault_engines import Sshd, running
@@ -17,6 +17,23 @@ from tests.rooms.test_vault_engines import Sshd, running
 LOGIN = "root"  # the answerer's here: it gives up all it could do, whoever it is
 PULLER = pwd.getpwnam("games")  # ssh wants its user to have a name
 NAME = "far"
+ENGINES = """
+[repositories.borgs]
+engine = "borg"
+location = "{base}/repositories/borgs"
+password = {{ file = "{base}/etc/secrets/repo" }}
+[jobs.borg]
+repositories = ["borgs"]
+include = ["{base}/source"]
+
+[repositories.mirror]
+engine = "rdiff-backup"
+location = "{base}/repositories/mirror"
+[jobs.mirror]
+repositories = ["mirror"]
+include = ["{base}/source"]
+"""
+READERS = {"job": "reader-job-repo", "borg": "reader-borg-borgs", "mirror": "reader-mirror-mirror"}
 
 
 class Pair(NamedTuple):
@@ -26,12 +43,14 @@ class Pair(NamedTuple):
     target: House
     sshd: Sshd
 
-    def run(self, action: str = "run") -> list[Message]:
-        return self.server.ask({"action": action})
+    def run(self, job: str = "job") -> Message:
+        """How a run's backup ended."""
+        self.enroll(job)
+        return ended(self.server.ask({"action": "run", "jobs": [job]}))
 
-    def enroll(self, command: str = "") -> None:
+    def enroll(self, job: str = "job", command: str = "") -> None:
         """Let the server's key do one thing."""
-        door = self.target.plan.room("reader-job-repo").door
+        door = self.target.plan.room(READERS[job]).door
         assert door is not None
         words = (INTERPRETER, *python(self.target.package, "capkeep.rooms.answerer"), door.path)
         line = command or shlex.join(words)
@@ -43,14 +62,14 @@ class Pair(NamedTuple):
 def as_server(home: House, sshd: Sshd, source: str) -> Plan:
     """The plan of a host that pulls: of the job the puller stands for the reader."""
     plan = home.compiled()
-    job = plan.job("job")._replace(include=(source,), target=NAME)
+    jobs = tuple(job._replace(include=(source,), target=NAME) for job in plan.jobs)
     host_key = " ".join((sshd.base / "host.pub").read_text().split()[:2])
     target = Target(NAME, "127.0.0.1", LOGIN, (host_key,), sshd.port)
     identity = Path(home.base, "etc/secrets/identity")
     identity.write_bytes((sshd.base / "id").read_bytes())
     identity.chmod(0o600)
 
-    def changed(room):
+    def changed(room: Room) -> Room:
         if room.kind is not RoomKind.READER:
             return room
         grant = room.grant._replace(
@@ -60,15 +79,13 @@ def as_server(home: House, sshd: Sshd, source: str) -> Plan:
         secrets = (*room.secrets, Secret("identity", SecretSource(file=str(identity))))
         return room._replace(kind=RoomKind.PULLER, grant=grant, secrets=secrets)
 
-    return plan._replace(
-        jobs=(job,), targets=(target,), rooms=tuple(map(changed, plan.rooms))
-    )
+    return plan._replace(jobs=jobs, targets=(target,), rooms=tuple(map(changed, plan.rooms)))
 
 
 def as_target(home: House) -> Plan:
     """The plan of a host that is pulled from: a reader without a wire, and nothing of a repository."""
     plan = home.compiled()
-    repository: Repository = plan.repository("repo")._replace(location="", pulled_by="a key")
+    repositories = tuple(r._replace(location="", pulled_by="a key") for r in plan.repositories)
     rooms = []
     for room in plan.rooms:
         if room.kind is RoomKind.READER:
@@ -77,19 +94,19 @@ def as_target(home: House) -> Plan:
             rooms.append(room._replace(wire=None, secrets=(), door=door))
         elif room.kind is RoomKind.RUNNER:
             rooms.append(room)
-    return plan._replace(repositories=(repository,), rooms=tuple(rooms))
+    return plan._replace(repositories=repositories, rooms=tuple(rooms))
 
 
 @contextlib.contextmanager
-def pair(engine: Callable[[House], None] | None = None) -> Iterator[Pair]:
+def pair() -> Iterator[Pair]:
     """Both with their doors open, the server's repository made."""
     with house() as server, house() as target:
         base = Path(server.base, "sshd")
         base.mkdir()
         sshd = Sshd(base)
         for home in (server, target):
-            if engine:
-                engine(home)
+            config = Path(home.base, "etc/capkeep.toml")
+            config.write_text(config.read_text() + ENGINES.format(base=home.base))
         made = Pair(server, target, sshd)
         target.plan = as_target(target)
         target.apply(target.plan)
@@ -98,14 +115,15 @@ def pair(engine: Callable[[House], None] | None = None) -> Iterator[Pair]:
         made.enroll()
         argv = ["/usr/sbin/sshd", "-D", "-e", "-f", str(base / "sshd_config")]
         with running(argv, sshd.port), target.doors(), server.doors():
-            said = made.run("init")
+            said = server.ask({"action": "init"})
             assert said[-1]["exit_code"] == 0, said
             yield made
 
 
-def result(said: list[Message]) -> Message:
-    """How the one step ended."""
-    return next(m for m in said if m.get("event") == "step-end")
+def ended(said: list[Message]) -> Message:
+    """How the backup of a run ended, or the run where there was none."""
+    ends = [m for m in said if m.get("event") == "step-end" and m["kind"] == "backup"]
+    return ends[0] if ends else said[-1]
 
 
 def alive(pid: int) -> bool:
@@ -120,7 +138,7 @@ def answerers(made: Pair) -> list[int]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
-            if b"rooms.answerer" in words and words.startswith(os.fsencode(INTERPRETER)):
-                if os.fsencode(made.target.base) in words:
-                    found.append(int(entry.name))
+            ours = os.fsencode(made.target.base) in words
+            if ours and b"rooms.answerer" in words and words.startswith(os.fsencode(INTERPRETER)):
+                found.append(int(entry.name))
     return found

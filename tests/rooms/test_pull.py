@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.rooms.pullkit import Pair, pair, result
+from tests.rooms.pullkit import READERS, Pair, pair
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,8 @@ def pulled() -> Iterator[Pair]:
         yield made
 
 
-def test_a_backup_of_another_host(pulled: Pair) -> None:
-    said = pulled.run()
-    ended = result(said)
-    assert ended["outcome"] == "complete", (said, pulled.server.said(), pulled.target.said())
+@pytest.mark.parametrize("job", READERS)
+def test_every_engine_backs_another_host_up(pulled: Pair, job: str) -> None:
+    for _ in range(2):
+        ended = pulled.run(job)
+        assert ended["outcome"] == "complete", (ended, pulled.server.said(), pulled.target.said())

@@ -29,8 +29,9 @@ APPEND = (
     "load_key", "get_free_nonce", "commit_nonce_reservation",
 )  # fmt: skip
 ADMIN = (*APPEND, "check", "save_key", "break_lock")
+# What a client says where the repository is that is on another host, and does not know it.
+UNTOLD = (b"/repository", "/repository")
 MANIFEST = bytes(32)
-UNNAMED = "/repository"  # what a client says that is on another host, and need not know where it is
 NONCES = 1 << 32  # that one call may reserve; borg asks for 2**28 (borg.nonces)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -58,8 +59,8 @@ class Report:
             self.tell(failure="no-space", text=f"the repository's disk is full: {error.strerror}")
 
 
-def guarded(report: Report, *, admin: bool):
-    """borg's server with less to ask for. Raises Refused."""
+def guarded(report: Report, place: str, *, admin: bool):
+    """borg's server with less to ask for, of the one repository there. Raises Refused."""
     import borg
     from borg.remote import PathNotAllowed, RepositoryServer
 
@@ -90,8 +91,8 @@ def guarded(report: Report, *, admin: bool):
             if self.repository is not None or (create and not admin):
                 raise PathNotAllowed(path)
             self.append_only = not admin
-            if isinstance(path, (bytes, str)) and os.fsdecode(path) == UNNAMED:
-                path = self.restrict_to_repositories[0]
+            if path in UNTOLD:
+                path = place
             return super().open(
                 path, create=bool(create), lock_wait=lock_wait, lock=bool(lock) or not admin,
                 exclusive=exclusive, append_only=bool(append_only),
@@ -139,7 +140,7 @@ def guarded(report: Report, *, admin: bool):
 def main(access: str, path: str, folder: str, report: Report) -> int:
     """Serve one client on standard input and output, until it hangs up."""
     try:
-        kind = guarded(report, admin=access == "admin")
+        kind = guarded(report, path, admin=access == "admin")
     except (Refused, ImportError) as error:
         report.tell(failure="refused", text=str(error))
         return 1

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from borg_guard import ADMIN, APPEND, FULL, MANIFEST, NONCES, UNNAMED, VERSIONS, Report
+from borg_guard import ADMIN, APPEND, FULL, MANIFEST, NONCES, UNTOLD, VERSIONS, Report
 from borg_words import ANSWERS, NEEDED, WORDS_OF, Waiting, is_bytes
 
 HELLO = 0  # the number of what the vault has asked
@@ -212,8 +212,8 @@ class Guard:
 
     def _check_open(self, words: Words) -> None:
         """One repository, once, and only the keeper makes one. Raises Denied."""
-        named = os.path.normpath(words["path"])
-        other = named not in (os.path.normpath(self._path), os.fsencode(UNNAMED))
+        told = self._path if words["path"] in UNTOLD else words["path"]
+        other = os.path.normpath(told) != os.path.normpath(self._path)
         if self._opened or other or (words.get("create") and not self._admin):
             raise Denied("PathNotAllowed", os.fsdecode(words["path"])[:WORDS])
         self._opened = True

@@ -20,11 +20,11 @@ NOT_IN_NAMES: Final = frozenset(",{}\\")  # borg would put something in the plac
 PASSWORD_MOST: Final = 1 << 16
 
 
-def is_flag(value: object) -> bool:
+def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     """A whole one that the kernel could have said."""
     return type(value) is int and -NUMBER_MOST < value < NUMBER_MOST
 
@@ -42,8 +42,8 @@ def _is_paths(value: object) -> bool:
 
 
 ACTIONS: Final[dict[str, dict[str, Check]]] = {
-    "backup": {"dry_run": is_flag, "turn": is_number, "seconds": is_number},
-    "sums": {"paths": _is_paths, "nonce": _is_nonce, "before": is_number},
+    "backup": {"dry_run": _is_flag, "turn": _is_number, "seconds": _is_number},
+    "sums": {"paths": _is_paths, "nonce": _is_nonce, "before": _is_number},
     "probe": {},
 }
 
@@ -94,7 +94,7 @@ def _is_tags(value: object) -> bool:
 
 def _is_rates(value: object) -> bool:
     return isinstance(value, dict) and all(
-        name in RATES and is_number(rate) and rate >= 0 for name, rate in value.items()
+        name in RATES and _is_number(rate) and rate >= 0 for name, rate in value.items()
     )
 
 

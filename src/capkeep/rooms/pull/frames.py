@@ -8,7 +8,7 @@ channel alone, and no side ever holds more than it has offered.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -146,21 +146,10 @@ class Session:
             if number < self._next and kind in (Type.CREDIT, Type.RESET):
                 return None
             raise FrameError(f"a frame of type {kind} on a channel that is not open")
-        if kind == Type.DATA:
-            return self._data(number, channel, payload)
-        if kind == Type.CREDIT:
-            self._credited(channel, payload)
-            return None
-        if payload:
-            raise FrameError(f"a frame of type {kind} with content")
-        if kind == Type.END:
-            return self._over(number, channel)
-        if kind == Type.RESET:
-            if channel.ended:
-                return None
-            self.end(number)
-            return Unwanted(number)
-        raise FrameError(f"a frame of type {kind}")
+        act = _ACTS.get(kind)
+        if act is None:
+            raise FrameError(f"a frame of type {kind}")
+        return act(self, number, channel, payload)
 
     def _opened(self, number: int, payload: bytes) -> Event:
         if self._opens or payload or number != self._next or number >= FIRST + OPENS:
@@ -179,7 +168,7 @@ class Session:
         channel.offered -= len(payload)
         return None if channel.refused else Data(number, payload)
 
-    def _credited(self, channel: _Channel, payload: bytes) -> None:
+    def _credited(self, _number: int, channel: _Channel, payload: bytes) -> None:
         if len(payload) != _CREDIT.size:
             raise FrameError("credit of no size")
         (more,) = _CREDIT.unpack(payload)
@@ -187,13 +176,21 @@ class Session:
             raise FrameError("credit for what was never sent")
         channel.credit += more
 
-    def _over(self, number: int, channel: _Channel) -> Event | None:
-        if channel.over:
-            raise FrameError("a second end of a channel")
+    def _over(self, number: int, channel: _Channel, payload: bytes) -> Event | None:
+        if channel.over or payload:
+            raise FrameError("a second end of a channel, or one with words")
         channel.over = True
         refused = channel.refused
         self._forget(number, channel)
         return None if refused else Ended(number)
+
+    def _unwanted(self, number: int, channel: _Channel, payload: bytes) -> Event | None:
+        if payload:
+            raise FrameError("a reset with words")
+        if channel.ended:
+            return None
+        self.end(number)
+        return Unwanted(number)
 
     # -- what is sent
 
@@ -262,3 +259,12 @@ class Session:
         """A channel whose two directions are over may be followed by another one."""
         if number >= FIRST and channel.ended and channel.over:
             del self._channels[number]
+
+
+_Act = Callable[[Session, int, _Channel, bytes], Event | None]
+_ACTS: Final[dict[int, _Act]] = {
+    Type.DATA: Session._data,  # noqa: SLF001 its own, by the type of a frame
+    Type.CREDIT: Session._credited,  # noqa: SLF001
+    Type.END: Session._over,  # noqa: SLF001
+    Type.RESET: Session._unwanted,  # noqa: SLF001
+}

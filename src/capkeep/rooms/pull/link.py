@@ -23,13 +23,14 @@ _CHANGED: Final = (
     " nothing was sent; if its keys are new, have their fingerprints from its owner and write them there"
 )
 _REFUSED: Final = "{0} does not let us in: our key is not, or not any more, in its authorized_keys"
+_LOUD: Final = r"identification has changed|host key (is )?known|host key verification failed"
+_SHUT: Final = r"permission denied \(|too many authentication"
+_STRANGE: Final = rf"{WORD}|not found|no such file|cannot execute|currently not available"
 _SAID: Final = (
-    (re.compile(r"identification has changed|host key (is )?known|host key verification failed", re.I),
-     Failure.DENIED, _CHANGED, ""),
-    (re.compile(r"permission denied \(|too many authentication", re.I),
-     Failure.DENIED, _REFUSED, "enroll it again"),
-    (re.compile(rf"{WORD}|not found|no such file|cannot execute|currently not available", re.I),
-     Failure.REFUSED, "{0} lets us in, and no capkeep answers there", "enroll it again"),
+    (re.compile(_LOUD, re.IGNORECASE), Failure.DENIED, _CHANGED, ""),
+    (re.compile(_SHUT, re.IGNORECASE), Failure.DENIED, _REFUSED, "enroll it again"),
+    (re.compile(_STRANGE, re.IGNORECASE), Failure.REFUSED,
+     "{0} lets us in, and no capkeep answers there", "enroll it again"),
 )  # fmt: skip
 
 

@@ -186,26 +186,29 @@ class Pump:
             raise LostError("the connection was closed")
         self._heard = time.monotonic()
         for event in self._session.feed(data):
-            lane = self._lanes.get(event.channel)
             if isinstance(event, Opened):
                 self._owner.opened(event.channel)
-            elif isinstance(event, Unwanted):
-                if lane is not None:
-                    lane.close_source()
-            elif lane is None or lane.sink < 0:
+            elif (lane := self._lanes.get(event.channel)) is None:
                 self._to_owner(event)
-            elif isinstance(event, Data):
-                lane.pending += event.data
-            elif isinstance(event, Ended):
-                lane.ending = True
-            if lane is not None:
-                self._write(lane)
-                self._let_go(lane)
+            else:
+                self._to_lane(lane, event)
 
-    def _to_owner(self, event: Data | Ended) -> None:
+    def _to_lane(self, lane: Lane, event: Data | Ended | Unwanted) -> None:
+        if isinstance(event, Unwanted):
+            lane.close_source()
+        elif lane.sink < 0:
+            self._to_owner(event)
+        elif isinstance(event, Data):
+            lane.pending += event.data
+        else:
+            lane.ending = True
+        self._write(lane)
+        self._let_go(lane)
+
+    def _to_owner(self, event: Data | Ended | Unwanted) -> None:
         if isinstance(event, Data):
             self._owner.said(event.channel, event.data)
-        else:
+        elif isinstance(event, Ended):
             self._owner.ended(event.channel)
 
     def _send(self) -> None:
