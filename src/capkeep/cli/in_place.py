@@ -59,7 +59,7 @@ def _needed(plan: "Plan") -> tuple[str, ...]:
     places = plan.places
     own = [places.config, places.state, places.cache, places.log, places.run]
     own += [plan.package, plan.interpreter, sys.prefix]
-    for repository in plan.repositories:
+    for repository in plan.all_repositories:
         own += [repository.location, repository.program, repository.environment_folder]
         # Programs and what they need, but for what is of the other machine.
         own += [value for name, value in repository.options if name != "remote-path"]

@@ -19,7 +19,7 @@ from capkeep.config.targets import pulled_targets
 from capkeep.config.validate import Checked
 from capkeep.config.venv import environment_of
 from capkeep.engines.base import Traits
-from capkeep.values import Location, SecretSource, ValueMistake
+from capkeep.values import Location, ValueMistake
 
 SCHEME: Final = "pulled"  # of such a repository's location here
 # Of a job whose files a server comes for: what is decided there.
@@ -27,9 +27,7 @@ SERVERS: Final = (
     "schedule", "spread", "on_battery", "on_metered", "max_age", "check", "retention", "drill",
     "copies", "notify", "dumps", "before", "after", "on_success", "on_failure",
 )  # fmt: skip
-LEFT: Final = frozenset(
-    ("engine", "password", "pulled_by", "key_exported")
-)  # of a repository's keys
+LEFT: Final = frozenset(("engine", "password", "pulled_by"))  # of a repository's keys
 # What [defaults] say that means nothing for a job with targets.
 OWN: Final = ("host",)
 
@@ -80,8 +78,6 @@ def check_repository(
         environment_folder=environment_of(program) if program else "",
         location=Location(SCHEME, f"pulled-by:{name}", host=name),
         password=model.password,
-        # Without a password of its own there is nothing here that could be lost.
-        key_exported=model.key_exported or model.password == SecretSource(),
         pulled_by=key,
     )
 

@@ -217,8 +217,8 @@ def owners(mode: Mode, own_uid: int) -> frozenset[int]:
 
 def engines(plan: Plan) -> frozenset[str]:
     """The programs that read files or reach repositories, and the interpreter of the rooms."""
-    rclone = {v for r in plan.repositories for k, v in r.options if k == "rclone"}
-    return frozenset({plan.interpreter, *(r.program for r in plan.repositories)} | rclone)
+    rclone = {v for r in plan.all_repositories for k, v in r.options if k == "rclone"}
+    return frozenset({plan.interpreter, *(r.program for r in plan.all_repositories)} | rclone)
 
 
 def trusted_paths(plan: Plan) -> list[str]:
@@ -228,7 +228,7 @@ def trusted_paths(plan: Plan) -> list[str]:
     programs = {*engines(plan), "/usr/bin/bwrap", "/usr/bin/setpriv", *commands, *mailers}
     own = (plan.places.config, plan.places.state)
     seen = [p for p in own if os.path.isdir(p)]
-    folders = {r.environment_folder for r in plan.repositories if r.environment_folder}
+    folders = {r.environment_folder for r in plan.all_repositories if r.environment_folder}
     below = [path for folder in sorted(folders) for path in files_below(folder)]
     return [*seen, *sorted(programs), *below, *files_below(f"{plan.package}/capkeep")]
 

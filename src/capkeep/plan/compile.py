@@ -8,24 +8,19 @@ from typing import Final, NamedTuple
 
 from capkeep import __version__
 from capkeep.config.model import (
-    CheckConfig,
     Config,
     JobConfig,
     LimitsConfig,
     NotifyConfig,
     RepositoryConfig,
     ResourcesConfig,
-    RetentionConfig,
 )
 from capkeep.errors import ConfigError
-from capkeep.plan import copies, dumps, giver, hooks, prover, pull
+from capkeep.plan import copies, dumps, giver, hooks, jobs, prover, pull
 from capkeep.plan.model import (
     Access,
-    Check,
     Door,
-    Drill,
     Grant,
-    Job,
     Limits,
     Mode,
     Notify,
@@ -34,8 +29,6 @@ from capkeep.plan.model import (
     Places,
     Plan,
     Repository,
-    Resources,
-    Retention,
     Room,
     RoomKind,
     Secret,
@@ -44,7 +37,6 @@ from capkeep.plan.model import (
     Watch,
     When,
     Wire,
-    job_tag,
     room_user,
     room_users,
 )
@@ -103,19 +95,21 @@ def users_needed(config: Config) -> tuple[str, ...]:
 def compile_plan(config: Config, host: HostFacts) -> Plan:
     """The plan. Raises ConfigError where this host's places do not suit the configuration."""
     rooms = _Rooms(config, host)
+    answered = {job.name for job, _ in pull.answered(config)}
+    made = {
+        j.name: dumps.with_dumps(
+            jobs.compiled(j, host.hostname, host.places.canary), j.dumps, config, host.places
+        )
+        for j in config.jobs
+    }
     plan = Plan(
         mode=host.mode,
         places=host.places,
         group=host.group,
         interpreter=host.interpreter,
         package=host.package,
-        repositories=tuple(_repository(r, host) for r in config.repositories),
-        jobs=tuple(
-            dumps.with_dumps(
-                _job(j, host.hostname, host.places.canary), j.dumps, config, host.places
-            )
-            for j in config.jobs
-        ),
+        repositories=tuple(_repository(r, host) for r in config.repositories if not r.pulled_by),
+        jobs=tuple(made[j.name] for j in config.jobs if j.name not in answered),
         rooms=tuple(rooms.all()),
         capkeep_version=__version__,
         starter=host.starter,
@@ -130,6 +124,10 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
         targets=tuple(map(pull.target, pull.taken(config))),
         parallel_pulls=pull.parallel(config, host.processors),
         answers=pull.answers(config, host.users),
+        answered_jobs=tuple(made[j.name] for j in config.jobs if j.name in answered),
+        answered_repositories=tuple(
+            _repository(r, host) for r in config.repositories if r.pulled_by
+        ),
     )
     _check_doors(plan)
     return plan
@@ -137,7 +135,7 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
 
 def configured(config: Config) -> tuple[Timetable, ...]:
     """What is to happen by itself, whatever host this is."""
-    return tuple(t for job in config.jobs for t in timetables(_job(job, "", "")))
+    return tuple(t for job in config.jobs for t in timetables(jobs.compiled(job, "", "")))
 
 
 def _check_doors(plan: Plan) -> None:
@@ -220,45 +218,6 @@ def _through_rclone(repository: RepositoryConfig) -> bool:
     return repository.location.scheme in RCLONE_SCHEMES and not repository.engine_network
 
 
-def _job(job: JobConfig, hostname: str, canary: str) -> Job:
-    return Job(
-        name=job.name,
-        repositories=job.repositories,
-        include=job.include,
-        exclude=job.exclude,
-        may_miss=tuple(glob.text for glob in job.may_miss),
-        one_file_system=job.one_file_system,
-        canary=(pull.CANARY if job.target else canary) if job.canary else "",
-        max_shrink_percent=job.max_shrink_percent,
-        allow_empty=job.allow_empty,
-        tags=(*job.tags, job_tag(job.name)),
-        host=job.host or hostname,
-        timeout_seconds=job.timeout_seconds,
-        max_age_seconds=job.max_age_seconds,
-        schedule=job.schedule,
-        check=_check(job.check),
-        retention=_retention(job.retention),
-        drill=Drill(**vars(job.drill)) if job.drill else None,
-        copies=copies.compiled(job.copies),
-        spread_seconds=job.spread_seconds,
-        on_battery=job.on_battery,
-        on_metered=job.on_metered,
-        resources=_resources(job.resources),
-        hooks=hooks.of_job(job),
-        target=job.target,
-    )
-
-
-def _resources(resources: ResourcesConfig) -> Resources:
-    return Resources(
-        upload_bytes=resources.upload_bytes,
-        download_bytes=resources.download_bytes,
-        lock_wait_seconds=resources.lock_wait_seconds,
-        retries=resources.retries,
-        retry_wait_seconds=resources.retry_wait_seconds,
-    )
-
-
 def _job_limits(limits: Limits, resources: ResourcesConfig) -> Limits:
     """Of the rooms that work for one job alone."""
     memory = resources.memory_bytes
@@ -270,21 +229,6 @@ def _job_limits(limits: Limits, resources: ResourcesConfig) -> Limits:
         cpu_percent=resources.cpu_percent,
         all_memory_bytes=memory,
     )
-
-
-def _check(check: CheckConfig | None) -> Check | None:
-    if check is None:
-        return None
-    return Check(
-        after_backup=check.after_backup,
-        schedule=check.schedule,
-        read_data=check.read_data.part,
-        rotate_seconds=check.read_data.rotate_seconds,
-    )
-
-
-def _retention(retention: RetentionConfig | None) -> Retention | None:
-    return Retention(**vars(retention)) if retention else None
 
 
 def _limits(limits: LimitsConfig) -> Limits:

@@ -459,6 +459,10 @@ class Plan(NamedTuple):
     after_pulls: tuple[str, ...] = ()  # hooks that run when no target is left to be pulled from
     parallel_pulls: int = 0  # jobs of targets that run at a time; 0: as many as there are
     answers: tuple[Answer, ...] = ()
+    # Of these: whose files are come for, and the repositories that are elsewhere. Nothing of them is
+    # run, looked at or told of on this host.
+    answered_jobs: tuple[Job, ...] = ()
+    answered_repositories: tuple[Repository, ...] = ()
 
     @property
     def runner(self) -> Room:
@@ -470,8 +474,8 @@ class Plan(NamedTuple):
         return {r.name: r for r in self.rooms}[name]
 
     def job(self, name: str) -> Job:
-        """The job of that name. Raises KeyError."""
-        return {j.name: j for j in self.jobs}[name]
+        """The job of that name, also of an answered one. Raises KeyError."""
+        return {j.name: j for j in (*self.jobs, *self.answered_jobs)}[name]
 
     def dump(self, name: str) -> Dump:
         """The dump of that name. Raises KeyError."""
@@ -486,8 +490,13 @@ class Plan(NamedTuple):
         return {t.name: t for t in self.targets}[name]
 
     def repository(self, name: str) -> Repository:
-        """The repository of that name. Raises KeyError."""
-        return {r.name: r for r in self.repositories}[name]
+        """The repository of that name, also of an answered one. Raises KeyError."""
+        return {r.name: r for r in self.all_repositories}[name]
+
+    @property
+    def all_repositories(self) -> tuple[Repository, ...]:
+        """Those that are elsewhere too: their engines run here."""
+        return (*self.repositories, *self.answered_repositories)
 
 
 class Walls(NamedTuple):

@@ -78,13 +78,21 @@ def puller(room: Room, found: TargetConfig, hidden: tuple[str, ...]) -> Room:
 
 def answers(config: Config, users: Mapping[str, tuple[int, int]]) -> tuple[Answer, ...]:
     """Whose key asks which reader of this host; `users`: uid and gid of each."""
-    by_name = {repository.name: repository for repository in config.repositories}
     name = login(config.host.user_prefix)
     return tuple(
         Answer(
             repository.name, reader_name(job, repository), repository.pulled_by, name, *users[name]
         )
+        for job, repository in answered(config)
+    )
+
+
+def answered(config: Config) -> tuple[tuple[JobConfig, RepositoryConfig], ...]:
+    """The jobs whose files a server comes for, each with the one repository that it has."""
+    by_name = {repository.name: repository for repository in config.repositories}
+    return tuple(
+        (job, by_name[name])
         for job in config.jobs
-        for repository in map(by_name.__getitem__, job.repositories)
-        if repository.pulled_by
+        for name in job.repositories
+        if by_name[name].pulled_by
     )
