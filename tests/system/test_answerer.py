@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,28 +13,32 @@ from pathlib import Path
 import pytest
 
 import capkeep
-from capkeep.host import answerer, apply, login_audit, sshd, users
-from capkeep.host.changes import Change, Changes
-from capkeep.host.files import Owner, make_directory
+from capkeep.cli.places import prefixed
+from capkeep.host import answerer, login_audit, sshd
 from capkeep.host.finding import Finding, Kind
-from capkeep.plan.model import (
-    Answer,
-    Door,
-    Grant,
-    Mode,
-    Places,
-    Plan,
-    Room,
-    RoomKind,
-    Starter,
-    View,
-)
-from tests.rooms.house import INTERPRETER
+from capkeep.plan.load import load_plan
+from capkeep.plan.model import Plan
+from tests.engines import restic_programs
 from tests.rooms.test_vault_engines import running
 from tests.rooms.vaultkit import free_port
+from tests.system.conftest import SECONDS, Said
 
 PREFIX = f"ckans{os.getpid()}"
 LOGIN = f"{PREFIX}-answerer"
+WORD = f"{LOGIN}@127.0.0.1"
+CONFIG = """
+[host]
+user-prefix = "{prefix}"
+group = "{prefix}"
+[repositories.server]
+engine = "restic"
+pulled-by = "{key}"
+[engines.restic]
+program = "{restic}"
+[jobs.job]
+repositories = ["server"]
+include = ["{base}/source"]
+"""
 # In the answerer's place: it tells what it was started with.
 STAND_IN = """
 import json, os, sys
@@ -47,12 +52,12 @@ def main():
 
 
 class Target:
-    """A host with the login, without the rest of what `apply` makes, and its sshd."""
+    """A host that a server comes to, with its sshd."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.port = free_port()
-        self.places = Places(*(f"{base}/{n}" for n in ("etc", "state", "cache", "log", "run")))
+        self.places = prefixed(str(base))
         # What a shell, sshd's file and Python could each take for something of their own.
         self.package = base / 'it\'s a "lib" $HOME\\n %u;`id`'
         shutil.copytree(Path(capkeep.__file__).parent, self.package / "capkeep",
@@ -69,32 +74,34 @@ class Target:
             "Subsystem sftp internal-sftp\n"
         )
         Path("/run/sshd").mkdir(exist_ok=True)
-        with Changes() as changes:
-            changes.make(self.users())
-        self.plan = self.planned()
+        (base / "source").mkdir()
+        (base / "etc").mkdir()
+        shutil.copy(restic_programs()["0.14"], base / "restic")
+        key = (base / "server.pub").read_text().strip()
+        (base / "etc/capkeep.toml").write_text(
+            CONFIG.format(prefix=PREFIX, base=base, key=key, restic=base / "restic")
+        )
 
-    def users(self) -> Iterator[Change]:
-        homes = {LOGIN: answerer.home(self.places)}
-        yield from apply.make_users((LOGIN,), LOGIN, Starter.DOORS, homes)
+    @property
+    def plan(self) -> Plan:
+        return load_plan(self.places)
 
-    def planned(self) -> Plan:
-        entry = pwd.getpwnam(LOGIN)
-        door = Door(f"{self.places.run}/reader-job-server.sock", entry.pw_uid, 0, 0o600)
-        grant = Grant("nobody", 65534, 65534, view=View.HOST)
-        reader = Room("reader-job-server", RoomKind.READER, grant, door)
-        key = (self.base / "server.pub").read_text().strip()
-        answer = Answer("server", reader.name, key, LOGIN, entry.pw_uid, entry.pw_gid)
-        return Plan(
-            mode=Mode.SYSTEM, places=self.places, group=0, interpreter=INTERPRETER,
-            package=str(self.package), repositories=(), jobs=(), rooms=(reader,),
-            capkeep_version="test", name=PREFIX, answers=(answer,),
+    def __call__(self, *words: str) -> Said:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "capkeep", "--prefix", str(self.base), *words],
+            env={"PATH": "/usr/sbin:/usr/bin", "PYTHONPATH": str(self.package),
+                 "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd="/", capture_output=True, timeout=SECONDS, check=False,
         )  # fmt: skip
+        return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def apply(self) -> list[str]:
-        with Changes() as changes:
-            make_directory(self.places.state, owner=Owner(0, 0), mode=0o755)
-            changes.make(answerer.changes(self.plan))
-            return changes.made
+        """What was made, but for the canary."""
+        done = self("apply", "--json")
+        assert done.code == 0, done
+        made = json.loads(done.out)["changes"]
+        assert isinstance(made, list)
+        return made
 
     def ssh(
         self, *words: str, key: str = "server", stdin: bytes = b""
@@ -129,14 +136,16 @@ def target() -> Iterator[Target]:
     try:
         target = Target(Path(base))
         target.apply()
-        with running(["/usr/sbin/sshd", "-D", "-e", "-f", str(target.config)], target.port):
-            yield target
+        try:
+            with running(["/usr/sbin/sshd", "-D", "-e", "-f", str(target.config)], target.port):
+                yield target
+        finally:
+            removed = target("remove")
+            assert removed.code == 0, removed
+            assert not [u.pw_name for u in pwd.getpwall() if u.pw_name.startswith(PREFIX)]
+            assert not (Path(base) / "state/answerer").exists()
     finally:
-        users.remove(LOGIN)
         shutil.rmtree(base)
-
-
-WORD = f"{LOGIN}@127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -196,8 +205,9 @@ def test_files_at_its_home_start_nothing(target: Target) -> None:
 
 
 def test_a_second_apply_changes_nothing(target: Target) -> None:
-    assert target.apply() == []
-    assert not any(change.needed() for change in target.users())
+    for verb in ("plan", "apply"):
+        done = target(verb)
+        assert (done.code, done.out) == (0, "nothing to change\n"), done
     assert target.found() == {}
 
 
@@ -209,7 +219,7 @@ def test_a_login_that_was_changed_is_found_and_made_anew(target: Target) -> None
         (made,) = target.apply()
         assert made.startswith(f"login {LOGIN}"), made
         assert target.ssh(WORD).returncode == 0
-    assert target.planned() == before
+    assert target.plan == before
 
 
 def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
@@ -219,7 +229,7 @@ def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
         (lambda: keys.chmod(0o666), str(keys), f"chmod go-w {keys}"),
         (lambda: os.chown(keys, pwd.getpwnam(LOGIN).pw_uid, 0), str(keys), f"chown -h 0 {keys}"),
         (lambda: Path(f"{keys}2").write_text(content), f"{keys}2", f"rm -r {keys}2"),
-        (lambda: users._do("/usr/sbin/usermod", "-aG", "daemon", LOGIN), f"user {LOGIN}",
+        (lambda: subprocess.run(["/usr/sbin/usermod", "-aG", "daemon", LOGIN], check=True), f"user {LOGIN}",
          f"gpasswd -d {LOGIN} daemon"),
     ]  # fmt: skip
     for spoil, what, mend in cases:
@@ -230,8 +240,9 @@ def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
         target.apply()
         assert target.found() == {}
     keys.write_text(f"{content}{(target.base / 'stranger.pub').read_text()}")
-    (change,) = [c for c in answerer.changes(target.plan) if c.needed()]
-    assert "-ssh-ed25519" in change.difference()
+    shown = target("plan")
+    assert f"would make file {keys}" in shown.out, shown
+    assert "-ssh-ed25519" in shown.out, shown
     target.apply()
     assert keys.read_text() == content
 
@@ -279,3 +290,34 @@ def test_a_sshd_that_keeps_it_out_or_weakens_it_is_found(target: Target, setting
         assert "grep -rn" in found[sshd.CONFIG].mend
     finally:
         target.config.write_text(before)
+
+
+def test_an_audit_names_whose_key_is_let_in_and_what_others_have_changed(target: Target) -> None:
+    said = json.loads(target("audit", "--json").out)
+    words = ["/usr/bin/ssh-keygen", "-lf", str(target.base / "server.pub")]
+    shown = subprocess.run(words, capture_output=True, check=True, timeout=20).stdout.decode()
+    assert any(shown.split()[1] in text and LOGIN in text for text in said["exceptions"]), said
+    subprocess.run(["/usr/sbin/usermod", "--shell", "/bin/bash", LOGIN], check=True, timeout=60)
+    said = json.loads(target("audit", "--json").out)
+    found = [f for f in said["findings"] if f["what"].startswith(f"login {LOGIN}")]
+    assert [(f["kind"], f["mend"]) for f in found] == [("drift", "capkeep apply")], said
+    target.apply()
+
+
+def test_nobody_is_let_in_any_more_when_no_server_is_named(target: Target) -> None:
+    """The keys go; the user stays until `remove`, and can log in nowhere."""
+    path = target.base / "etc/capkeep.toml"
+    before = path.read_text()
+    key = (target.base / "server.pub").read_text().strip()
+    place = (
+        f'location = "{target.base}/repo"\npassword = {{ file = "{target.base}/etc/secrets/repo" }}'
+    )
+    secret = target.base / "etc/secrets/repo"
+    secret.write_text("a password\n")
+    secret.chmod(0o600)
+    path.write_text(before.replace(f'pulled-by = "{key}"', place))
+    assert f"removal of directory {target.places.state}/answerer" in target.apply()
+    assert target.ssh(WORD).returncode == 255
+    path.write_text(before)
+    target.apply()
+    assert target.ssh(WORD).returncode == 0

@@ -9,7 +9,7 @@ from typing import Final
 
 from capkeep.config.mistakes import MistakesError
 from capkeep.errors import CapkeepError
-from capkeep.host import drift, login_audit, polkit, programs, ssh_keys, sshd, systemd, unit_state
+from capkeep.host import drift, login_audit, polkit, programs, sshd, systemd, unit_state
 from capkeep.host.changes import file_change, indented
 from capkeep.host.compile import Compiler
 from capkeep.host.files import Owner
@@ -138,13 +138,7 @@ def by_design(plan: Plan) -> Iterable[str]:
             yield f"{room.name} gives the files in {place}, and no others, to their owners with {names}"
     if any(room.kind is RoomKind.GIVER for room in plan.rooms):
         yield "[host] members-restore gives members of the group what they could read themselves"
-    for answer in plan.answers:
-        key = ssh_keys.parse(answer.key)
-        who = " ".join(filter(None, (key.fingerprint, key.comment)))
-        yield (
-            f"{answer.user} lets in who has the key {who}: it may ask {answer.reader}, which gives it"
-            " the files of its job"
-        )
+    yield from login_audit.exceptions(plan)
     for repository in plan.repositories:
         if repository.engine_network:
             yield f"the engine of {repository.name} has the network itself (engine-network)"

@@ -26,6 +26,17 @@ def findings(plan: Plan, config: str = sshd.CONFIG) -> Iterator[Finding]:
             yield Finding(Kind.LOGIN, sshd.CONFIG, text, mend)
 
 
+def exceptions(plan: Plan) -> Iterator[str]:
+    """Who is let in on purpose."""
+    for answer in plan.answers:
+        key = parse(answer.key)
+        who = " ".join(filter(None, (key.fingerprint, key.comment)))
+        yield (
+            f"{answer.user} lets in who has the key {who}: it may ask {answer.reader}, which gives it"
+            " the files of its job"
+        )
+
+
 def _login(plan: Plan, name: str) -> sshd.Login:
     answers = [answer for answer in plan.answers if answer.user == name]
     kinds = tuple(parse(answer.key).kind for answer in answers)
