@@ -23,7 +23,7 @@ from capkeep.config.model import (
     Setting,
     TargetConfig,
 )
-from capkeep.config.names import remark_unused
+from capkeep.config.names import check_names, remark_unused
 from capkeep.config.notify import NotifyChecker, check_metrics
 from capkeep.config.repositories import RepositoryChecker, find_program
 from capkeep.config.settings import job_settings, table_settings
@@ -109,7 +109,10 @@ class _Loader:
         jobs = self._jobs(tables, checker, written, pulls, all_read=all_read)
         notify = self._notify(sources, jobs, all_read=all_read)
         metrics = self._single(sources, ("metrics",), syntax.Metrics)
-        self._whole(sources[0], written, jobs, pulls.targets.values(), all_read=all_read)
+        after_pulls = self._after_pulls(pull, all_read=all_read)
+        self._whole(
+            sources[0], written, jobs, pulls.targets.values(), after_pulls, all_read=all_read
+        )
         self._settings |= table_settings("metrics", syntax.Metrics, metrics)
         self._settings |= table_settings("host", syntax.Host, host)
         self._settings |= table_settings("pull", syntax.Pull, pull)
@@ -130,6 +133,7 @@ class _Loader:
             dumps=dumps,
             hooks=hooks,
             targets=targets,
+            after_pulls=after_pulls,
             parallel_pulls=pull["parallel"].model.parallel if "parallel" in pull else None,
         )
 
@@ -330,12 +334,24 @@ class _Loader:
             self._settings |= table_settings(f"hooks.{name}", syntax.Hook, fields)
         return tuple(hooks)
 
+    def _after_pulls(
+        self, pull: Mapping[str, Checked[syntax.Pull]], *, all_read: bool
+    ) -> tuple[str, ...]:
+        table = pull.get("after")
+        if table is None:
+            return ()
+        names = tuple(table.model.after)
+        entries = [(name, table.at("after", i)) for i, name in enumerate(names)]
+        check_names(entries, "hook", "hooks", self._hook_names, self.collector, all_read=all_read)
+        return names
+
     def _whole(
         self,
         source: Source,
         repositories: Mapping[str, RepositoryConfig | None],
         jobs: tuple[JobConfig, ...],
         sent: Iterable[tuple[TargetConfig, ...]],
+        after_pulls: tuple[str, ...],
         *,
         all_read: bool,
     ) -> None:
@@ -360,7 +376,7 @@ class _Loader:
         remark_unused(self._dump_names, taken, "takes dump", "dumps", self.collector)
         named = [target.name for found in sent for target in found]
         remark_unused(self._target_names, named, "pulls from target", "targets", self.collector)
-        run = [name for job in jobs for name in hooks_of(job)]
+        run = [*after_pulls, *(name for job in jobs for name in hooks_of(job))]
         remark_unused(self._hook_names, run, "runs hook", "before", self.collector)
 
 

@@ -514,6 +514,9 @@ class Pull(Table):
         description="Targets that are worked on at a time: as many as there are processors unless set;"
         " 0: all",
     )  # fmt: skip
+    after: list[str] = Field(
+        default_factory=list, description="Hooks that run when no target is left to be pulled from"
+    )
 
 
 class Target(Table):

@@ -23,6 +23,7 @@ from capkeep.rooms.protocol import Channel, Message, ProtocolError
 
 REQUEST: Final[Message] = {"action": "probe", "options": {}}
 SECONDS: Final = 120  # a vault may wait a minute for a remote
+TARGET: Final = "target"  # what processes of another host are called, beside a puller's
 ACCEPT: Final = "or, where this host cannot give it: [host] accept-missing"
 
 
@@ -105,13 +106,15 @@ class _Prober:
         if process == "origin" and asked.origin:
             wire = asked.origin.wire
         room = self._plan.room(wire.vault) if wire else asked
-        facts = seen_from(codec.from_plain(Facts, message.get("facts")), self._host)
+        facts = codec.from_plain(Facts, message.get("facts"))
+        if asked.kind is RoomKind.PULLER and process.startswith(TARGET):
+            self._take_told(asked, process, facts, _weaker(message))
+            return
+        facts = seen_from(facts, self._host)
         by_unit = self._units is not None and asked.door is not None
         walls = self._walls(room.grant, by_unit=by_unit)
         judgement = judge(facts, room, walls, self._plan.mode, process)
-        said = message.get("weaker")
-        own = tuple(map(str, said)) if isinstance(said, list) else ()
-        weaker = tuple(dict.fromkeys((*judgement.weaker, *own)))
+        weaker = tuple(dict.fromkeys((*judgement.weaker, *_weaker(message))))
         name = f"{room.name} for {asked.name}" if wire else room.name
         self.rooms.append(
             Proven(name, process, room.grant, walls, facts, weaker, judgement.accepted)
@@ -123,11 +126,33 @@ class _Prober:
             Finding(Kind.WEAKER, f"{name} ({process})", text, mend) for text in weaker
         )
 
+    def _take_told(
+        self, asked: Room, process: str, facts: Facts, weaker: tuple[str, ...]
+    ) -> None:
+        """What another host says of its own rooms: its grants and namespaces are not known here."""
+        uid, gid = next(iter(facts.uids), -1), next(iter(facts.gids), -1)
+        grant = asked.grant._replace(
+            uid=uid, gid=gid, capabilities=facts.effective, write=facts.writable
+        )
+        walls = Walls(facts.separated)
+        self.rooms.append(Proven(asked.name, process, grant, walls, facts, weaker, ()))
+        target = self._plan.job(asked.job).target
+        self.findings += (
+            Finding(Kind.WEAKER, f"{asked.name} ({process})", text, f"on {target}: {APPLY}")
+            for text in weaker
+        )
+
     def _walls(self, grant: Grant, *, by_unit: bool) -> Walls:
         if by_unit and self._units:
             walls = hardening.walls(self._plan, grant, self._units)
             return walls._replace(filters=host_filters())
         return bubblewrap.walls(grant, self._plan.mode)
+
+
+def _weaker(message: Message) -> tuple[str, ...]:
+    """What a process itself says it lacks."""
+    said = message.get("weaker")
+    return tuple(map(str, said)) if isinstance(said, list) else ()
 
 
 def seen_from(facts: Facts, host: dict[str, int]) -> Facts:

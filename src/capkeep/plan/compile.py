@@ -57,7 +57,7 @@ PROVE_CAPABILITIES: Final = tuple(c for c in RESTORE_CAPABILITIES if c != "CAP_M
 # A vault's whose mirror's files belong to their owners.
 MIRROR_CAPABILITIES: Final = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER")
 RCLONE_SCHEMES: Final = ("s3", "rclone")
-RUNNER_CALLERS: Final = 16
+RUNNER_CALLERS: Final = 16  # and as many as there are targets, which wait for each other
 NOTIFIER_CALLERS: Final = 16  # every run has its own, and waits while it is tried again
 NOTIFIER_MEMORY: Final = 512 << 20  # bytes; servers outside decide what it has to hold
 KEEPERS: Final = ".keeper"  # a vault of the keeper's alone; no repository's name has a dot
@@ -363,7 +363,7 @@ class _Rooms:
             uid=self._root()[0],
             gid=group,
             mode=0o660 if self._system else 0o600,
-            connections=RUNNER_CALLERS,
+            connections=RUNNER_CALLERS + sum(bool(job.target) for job in self._config.jobs),
         )
         return Room(name="runner", kind=RoomKind.RUNNER, grant=grant, door=door)
 

@@ -41,5 +41,6 @@ def reminder(names: list[str]) -> tuple[str, str]:
     what = f"repository {names[0]}" if len(names) == 1 else f"repositories {', '.join(names)}"
     lost = "if this machine is lost, so is every backup there"
     how = f"capkeep key export {names[0]} --output FILE, as root, and keep FILE elsewhere"
-    off = f"or say that it is kept: [repositories.{names[0]}] key-exported = true"
+    table = names[0].partition(".")[0]  # what is written once for all targets
+    off = f"or say that it is kept: [repositories.{table}] key-exported = true"
     return f"the key of {what} was never exported: {lost}", f"{how}; {off}"

@@ -153,7 +153,10 @@ def _chosen(request: Message, key: str, known: list[str]) -> list[str]:
 
 
 def _of_all(name: str, known: list[str]) -> list[str]:
-    """Those of every target that a job or repository was written for once; else the name itself."""
+    """Those of every target that a job or repository was written for once; else the name itself.
+
+    No name that is written has a dot.
+    """
     return [one for one in known if one.startswith(f"{name}.")] or [name]
 
 

@@ -1,36 +1,32 @@
 """Walk a job, or work on a repository, through its rooms, and write down what happened."""
 
-import pwd
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from capkeep.errors import (
     EXIT_CODES,
     EXIT_COMPLETE,
     EXIT_FAILED,
-    EXIT_PARTIAL,
     Failure,
     RefusedError,
     StepError,
 )
 from capkeep.plan.model import Job, Plan, Repository, Room
-from capkeep.records.locks import Holder, JobLock, after_pulls, copies_of, holder, work_on
+from capkeep.records.locks import after_pulls, copies_of, holder
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
 from capkeep.run.aftermath import Aftermath
 from capkeep.run.ask import Visit
 from capkeep.run.caller import Caller, refusal
-from capkeep.run.dumps import counted, dump_errands
+from capkeep.run.dumps import dump_errands
 from capkeep.run.errand import AFTER_PULLS, Errand, Errands
-from capkeep.run.verdict import BESIDE
+from capkeep.run.track import Track, user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capkeep.records.queries import Records
     from capkeep.run.manifest import Shelf
-    from capkeep.run.step import Ledger
     from capkeep.run.turns import Turn
 
 CHECK_SECONDS: Final = 7 * 24 * 3600
@@ -45,13 +41,9 @@ class Walk:
     ) -> None:
         self._plan = plan
         self._caller = caller
-        self._proof = proof
         self._peer_uid = peer_uid
-        self._ledger: Ledger | None = None  # of the run under way
         self._after = after
-        self._begun: Run | None = None  # the run under way, as it began
-        self._asked: list[Errand] = []
-        self._done: list[Step] = []
+        self._track = Track(plan, caller, proof, peer_uid, after)
         self.to_copy: list[Job] = []  # jobs whose new snapshots are to be copied when all is kept
         after.use(plan)
 
@@ -64,9 +56,9 @@ class Walk:
         if accept_shrink:
             job = job._replace(max_shrink_percent=100)
         if dry_run:
-            return self._run(job, "dry-run", self._backups(job, "dry-run"))
+            return self._track.run(job, "dry-run", self._backups(job, "dry-run"))
         errands = self._with_hooks(job) if any(job.hooks) else self._backups(job, "backup")
-        code = self._run(job, "backup", errands)
+        code = self._track.run(job, "backup", errands)
         if self._is_to_be_copied(job):
             self.to_copy.append(job)
         return code
@@ -82,14 +74,14 @@ class Walk:
         def only() -> Errands:
             yield Errand("backup", room, request, job.timeout_seconds, turn=self._turn(job))
 
-        return self._run(job, "safety", only())
+        return self._track.run(job, "safety", only())
 
     def _with_hooks(self, job: Job) -> Errands:
         """The job's hooks around its backups; what the keeper does waits until `after` is done."""
         from capkeep.run.hooks import Course, enclosed
 
         made: list[Step] = []
-        course = Course(self._so_far, lambda: self._done)
+        course = Course(self._track.so_far, lambda: self._track.done)
         yield from enclosed(
             self._plan, job, course, lambda: self._backups(job, "backup", made),
             lambda: self._keeping_made(job, made),
@@ -101,13 +93,6 @@ class Walk:
             if then := self._after_backup(job, step):
                 yield then
 
-    def _so_far(self) -> Run:
-        """The run under way, with the outcome that it has now."""
-        assert self._begun is not None, "a run has begun"
-        if not self._done:
-            return self._begun
-        return _total(self._begun, counted(self._asked, self._done), ())
-
     def after_pulls(self) -> int:
         """Run what comes when no target is left to be pulled from, if that is now; returns the exit code."""
         from capkeep.run.last_pull import errands, is_time
@@ -117,7 +102,7 @@ class Walk:
         outcome = is_time(self._plan)
         if outcome is None:
             return EXIT_COMPLETE
-        return self._run(None, AFTER_PULLS, errands(self._plan, outcome))
+        return self._track.run(None, AFTER_PULLS, errands(self._plan, outcome))
 
     def tell(self, message: Message) -> None:
         """Answer the caller with something that is no run's."""
@@ -132,7 +117,7 @@ class Walk:
         run = Run(
             id=new_run_id(now), job=job.name, started=now, action=LEFT_OUT + kind, ended=now,
             seconds=0.0, outcome=Outcome.SKIPPED, exit_code=EXIT_COMPLETE, text=why,
-            trigger_uid=self._peer_uid, trigger_user=_user_name(self._peer_uid),
+            trigger_uid=self._peer_uid, trigger_user=user_name(self._peer_uid),
         )  # fmt: skip
         with Recorder(self._plan.places.records) as recorder:
             recorder.note(run)
@@ -207,7 +192,7 @@ class Walk:
         def only() -> Errands:
             yield errand
 
-        return self._run(None, action, only())
+        return self._track.run(None, action, only())
 
     def _backups(self, job: Job, action: str, made: list[Step] | None = None) -> Errands:
         """What a run of a job consists of, hooks apart.
@@ -233,8 +218,8 @@ class Walk:
                 yield then
             drill = job.drill and job.drill.after_backup and done.outcome is Outcome.COMPLETE
             if action == "backup" and drill:
-                assert self._ledger is not None, "a step has ended"
-                yield self._drill(job, name, self._ledger.recorder, "", whole=False)
+                assert self._track.ledger is not None, "a step has ended"
+                yield self._drill(job, name, self._track.ledger.recorder, "", whole=False)
 
     def _turn(self, job: Job) -> "Turn | None":
         """What a job of a target's waits for."""
@@ -248,15 +233,17 @@ class Walk:
         """What the keeper does after a backup; loaded when it is known that there is a keeper."""
         from capkeep.run.upkeep import after_backup
 
-        assert self._ledger is not None, "a step has ended"
+        assert self._track.ledger is not None, "a step has ended"
         keeper = self._plan.room(f"keeper-{backup.repository}")
-        return after_backup(job, keeper, self._ledger.recorder, backup, self._ledger.stored)
+        return after_backup(
+            job, keeper, self._track.ledger.recorder, backup, self._track.ledger.stored
+        )
 
     def keep(self, job: Job, part: str, *, dry_run: bool = False) -> int:
         """Check, or apply the retention to, each of the job's repositories; returns the exit code."""
         if not (job.check if part == "check" else job.retention):
             return self._has_none(job, part, part)
-        return self._run(
+        return self._track.run(
             job, f"{part}-dry-run" if dry_run else part, self._keeping(job, part, dry_run=dry_run)
         )
 
@@ -267,13 +254,13 @@ class Walk:
         """
         if job.drill is None:
             return self._has_none(job, "drills", "drill")
-        return self._run(job, "drill", self._drilling(job, seed, whole=whole))
+        return self._track.run(job, "drill", self._drilling(job, seed, whole=whole))
 
     def copy(self, job: Job) -> int:
         """Copy the job's snapshots into each of the repositories of its copies; returns the exit code."""
         if job.copies is None:
             return self._has_none(job, "copies", "copies")
-        return self._run(job, "copy", self._copying(job))
+        return self._track.run(job, "copy", self._copying(job))
 
     def _copying(self, job: Job) -> Errands:
         assert job.copies is not None, "asked before"
@@ -288,12 +275,12 @@ class Walk:
         copies = job.copies
         if copies is None or not copies.after_backup:
             return False
-        if any(step.failure is Failure.STOPPED for step in self._done):
+        if any(step.failure is Failure.STOPPED for step in self._track.done):
             return False
         return any(
             step.kind == "backup" and step.repository == copies.origin
             and step.outcome is Outcome.COMPLETE
-            for step in self._done
+            for step in self._track.done
         )  # fmt: skip
 
     def copy_made(self) -> Iterator[int]:
@@ -364,141 +351,3 @@ class Walk:
             return errand(job, keeper, records, (part,), dry_run=dry_run)
 
         return self._of_each(job.repositories, made)
-
-    def _run(self, job: Job | None, action: str, errands: Errands) -> int:
-        """One run: a lock, a record, a step for each errand, and an end that is always written."""
-        now = time.time()
-        run = Run(
-            id=new_run_id(now), job=job.name if job else "", started=now, action=action,
-            trigger_uid=self._peer_uid, trigger_user=_user_name(self._peer_uid),
-        )  # fmt: skip
-        self._begun, self._asked, self._done = run, [], []
-        errand = next(errands)
-        work = run.job or work_on(errand.room.repository)
-        if job and action == "copy":
-            work = copies_of(job.name)
-        if errand.kind == AFTER_PULLS:
-            work = after_pulls()
-        lock = JobLock(self._plan.places.records, work)
-        try:
-            who = Holder(work, run.id, run.trigger_uid, run.trigger_user, now)
-            if job and job.resources.lock_wait_seconds:
-                from capkeep.run.attempts import acquire
-
-                acquire(lock, who, job.resources.lock_wait_seconds, self._caller)
-            else:
-                lock.acquire(who)
-        except RefusedError as error:
-            self._caller.tell(refusal(error, error.exit_code))
-            return error.exit_code
-        # The first room starts while the record is opened.
-        with lock, _first_visit(errand) as visit:
-            # Imported only now: the first room starts while the record is loaded and opened.
-            from capkeep.run.step import Ledger
-
-            with Ledger(self._plan.places, run, self._caller) as ledger:
-                ledger.begin(self._proof)
-                self._ledger = ledger
-                self._after.started(ledger.recorder, run, errand.room.repository)
-                try:
-                    self._note(errand, _steps(ledger, job, errand, visit))
-                    while (found := self._next(errands)) is not None:
-                        errand = found
-                        self._note(errand, self._carry_out(ledger, job, errand))
-                except Exception:
-                    self._in_any_case(job)
-                    raise
-                done = counted(self._asked, self._done)
-                code = ledger.end(_total(run, done, ledger.reasons))
-                self._after.ended(ledger.recorder, run.id, errand.room.repository)
-                return code
-
-    def _in_any_case(self, job: Job | None) -> None:
-        """The run cannot go on, as when it cannot be recorded: what comes after it comes all the same."""
-        if job and job.hooks.after:
-            from capkeep.run.hooks import Course, in_any_case
-
-            course = Course(self._so_far, lambda: self._done)
-            in_any_case(self._plan, job, course, self._asked, self._caller)
-
-    def _note(self, errand: Errand, made: list[Step]) -> None:
-        self._asked += [errand for _ in made]
-        self._done += made
-
-    def _next(self, errands: Errands) -> Errand | None:
-        """What comes now; of a run that was stopped, only what comes in any case."""
-        stopped = any(step.failure is Failure.STOPPED for step in self._done)
-        try:
-            errand = errands.send(self._done[-1])
-            while stopped and not errand.always:
-                errand = errands.send(self._done[-1])
-        except StopIteration:
-            return None
-        return errand
-
-    def _carry_out(self, ledger: "Ledger", job: Job | None, errand: Errand) -> list[Step]:
-        """The wish to stop does not stop what comes in any case; if it comes again, it does."""
-        if not errand.always:
-            return _steps(ledger, job, errand, None)
-        wished, self._caller.asked_to_stop = self._caller.asked_to_stop, False
-        made = _steps(ledger, job, errand, None)
-        self._caller.asked_to_stop = wished or self._caller.asked_to_stop
-        return made
-
-
-def _steps(ledger: "Ledger", job: Job | None, errand: Errand, visit: Visit | None) -> "list[Step]":
-    """What becomes of an errand: a step, or one for each of its parts."""
-    if errand.parts:
-        from capkeep.run import upkeep
-
-        return upkeep.carry_out(ledger, errand, job.resources.lock_wait_seconds if job else 0)
-    if errand.live:
-        from capkeep.run import drill
-
-        assert job is not None, "drills are a job's"
-        return [drill.carry_out(ledger, job, errand)]
-    from capkeep.run.step import carry_out_patiently
-
-    return [carry_out_patiently(ledger, job, errand, visit)]
-
-
-@contextmanager
-def _first_visit(errand: Errand) -> Iterator[Visit | None]:
-    """A visit under way, or None: the error is met again, and recorded, in the step itself."""
-    if errand.parts or errand.live or errand.turn:
-        yield None
-        return
-    try:
-        visit = Visit(errand.room)
-    except StepError:
-        yield None
-        return
-    with visit:
-        yield visit
-
-
-def _total(run: Run, steps: list[Step], reasons: tuple[str, ...]) -> Run:
-    """The run's outcome is its worst step's."""
-    order = (Outcome.FAILED, Outcome.PARTIAL, Outcome.COMPLETE)
-    counting = [s for s in steps if s.kind not in BESIDE] or steps
-    worst = min(counting, key=lambda s: order.index(s.outcome or Outcome.FAILED))
-    return run._replace(
-        outcome=worst.outcome, failure=worst.failure, exit_code=exit_code(worst),
-        text=worst.text, reasons=reasons,
-    )  # fmt: skip
-
-
-def exit_code(step: Step) -> int:
-    """What the command line ends with for such a step."""
-    if step.outcome is Outcome.COMPLETE:
-        return EXIT_COMPLETE
-    if step.outcome is Outcome.PARTIAL:
-        return EXIT_PARTIAL
-    return EXIT_CODES[step.failure or Failure.ENGINE]
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""
