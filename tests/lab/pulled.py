@@ -64,10 +64,10 @@ cd "$1" && find . -printf '%p %y %m %U %G %s %l\n' | awk '$2 == "d" { $6 = "" } 
 find . -type f -printf '%p %T@\n' | sort; find . -type f -exec sha256sum {} + | sort
 getfacl -nRp . 2>/dev/null | grep -v '^$'; getfattr -dR -m '^user\.' . 2>/dev/null || true
 """
-# Processes of capkeep's, of its engines and of ssh clients, by user and name.
+# Processes of capkeep's users and engines. What systemd keeps of a login for ten seconds is its own.
 BUSY: Final = r"""
 ps -eo user:32,pid,args --no-headers | awk '
-    ($1 ~ /^capkeep/ || $0 ~ /\/(restic|borg)( |$)/) && $0 !~ /awk|capkeep schedule/ { print }'
+    ($1 ~ /^capkeep/ || $0 ~ /\/(restic|borg)( |$)/) && $0 !~ /awk|systemd --user|\(sd-pam\)/ { print }'
 """
 
 
@@ -127,7 +127,7 @@ def pair(server: str = SERVER, target: str = TARGET) -> Iterator[Pair]:
 
 
 def set_up(hosts: Pair, pulls: tuple[Pull, ...] = PULLS, more: str = "") -> None:
-    """Both configurations, `apply` on both, and the repositories; `more` is for the server's."""
+    """Both configurations, `apply` on both, and the repositories; `more` is added to the last job's."""
     hosts.target.write("/etc/capkeep/capkeep.toml", on_target(hosts, pulls))
     hosts.server.write("/etc/capkeep/secrets/pulled", f"{PASSWORD}\n", 0o600)
     hosts.server.write("/etc/capkeep/capkeep.toml", on_server(hosts, pulls) + more)
@@ -175,7 +175,7 @@ def on_server(hosts: Pair, pulls: tuple[Pull, ...], address: str = ADDRESSES[1])
         text += f'\n[jobs.{job}]\ntargets = ["@{job}"]\n'
         text += f'repositories = ["{REPOSITORIES[pull.engine]}"]\n'
         text += f"include = {json.dumps(pull.include)}\n"
-    return text + "\n"
+    return text
 
 
 def tree(machine: Machine, folder: str) -> str:

@@ -15,15 +15,8 @@ from tests.lab.pulled import Pair, Pull
 
 pytestmark = pytest.mark.timeout(300)
 PULLS: Final = (Pull("web1", "hosts", include=("/srv/data",)),)
-# The same of the same target, so slowly that there is time to interfere.
-SLOW: Final = """
-[jobs.slow]
-targets = ["web1"]
-repositories = ["pulled"]
-include = ["/srv/data"]
-upload-limit = "512KiB/s"
-"""
-BIG: Final = "head -c 8000000 /dev/urandom >/srv/data/big"
+SLOWLY: Final = 'upload-limit = "512KiB/s"\n'  # so there is time to interfere
+BIG: Final = "head -c 6000000 /dev/urandom >/srv/data/big"
 DEAD_SECONDS: Final = 30  # after which whoever hears nothing leaves
 SOON: Final = 15  # seconds for processes to end that see somebody leave
 
@@ -32,7 +25,7 @@ SOON: Final = 15  # seconds for processes to end that see somebody leave
 def shared() -> Iterator[Pair]:
     """Set up, and pulled once."""
     with pulled.pair() as made:
-        pulled.set_up(made, PULLS, SLOW)
+        pulled.set_up(made, PULLS, SLOWLY)
         assert made.pull("hosts").code == 0
         yield made
 
@@ -45,7 +38,8 @@ def hosts(shared: Pair) -> Iterator[Pair]:
     yield shared
     shared.await_rest(DEAD_SECONDS + SOON)
     assert shared.mounts() == mounts
-    done = shared.pull("hosts")
+    shared.target.ok("rm", "-f", "/srv/data/big")
+    done = shared.pull("hosts", "--accept-shrink")
     assert done.code == 0, done
     assert shared.server.ok("find", "/srv/pulled", "-path", "*/locks/*") == ""
     for machine in (shared.server, shared.target):
@@ -63,7 +57,7 @@ class Begun:
 
     def _run(self) -> None:
         with suppress(OSError, AssertionError, subprocess.SubprocessError):
-            self._result = self._hosts.pull("slow", seconds=150)
+            self._result = self._hosts.pull("hosts", seconds=150)
 
     def result(self) -> Result:
         """Waits until it has ended."""
@@ -86,7 +80,7 @@ def under_way(hosts: Pair, *, answered: bool = True) -> Iterator[Begun]:
         begun.result()
 
 
-def outcome(hosts: Pair, job: str = "slow.web1") -> tuple[object, object]:
+def outcome(hosts: Pair, job: str = "hosts.web1") -> tuple[object, object]:
     """How the last run of a job ended."""
     run = hosts.last(job)
     return run["outcome"], run["failure"]
@@ -97,7 +91,7 @@ def test_a_target_out_of_reach(hosts: Pair) -> None:
     done = hosts.pull("hosts")
     hosts.target.ok("systemctl", "start", "ssh.service")
     assert done.code == 15, done
-    assert outcome(hosts, "hosts.web1") == ("failed", "unreachable")
+    assert outcome(hosts) == ("failed", "unreachable")
 
 
 def test_another_host_key_is_refused_loudly(hosts: Pair) -> None:
@@ -107,7 +101,7 @@ def test_another_host_key_is_refused_loudly(hosts: Pair) -> None:
     done = hosts.pull("hosts")
     hosts.target.ok("sh", "-c", "mv /root/keys/* /etc/ssh; rmdir /root/keys; systemctl restart ssh")
     assert done.code == 16, done
-    assert outcome(hosts, "hosts.web1") == ("failed", "denied")
+    assert outcome(hosts) == ("failed", "denied")
     assert "ANOTHER HOST KEY" in done.out
     assert pulled.LOGIN not in hosts.target.journal("ssh.service").rpartition("Server listening")[2]
 
@@ -118,7 +112,7 @@ def test_a_login_that_is_not_let_in_any_more(hosts: Pair) -> None:
     done = hosts.pull("hosts")
     hosts.target.ok("mv", "/root/keys", keys)
     assert done.code == 16, done
-    assert outcome(hosts, "hosts.web1") == ("failed", "denied")
+    assert outcome(hosts) == ("failed", "denied")
 
 
 def test_a_target_without_capkeep(hosts: Pair) -> None:
@@ -126,7 +120,7 @@ def test_a_target_without_capkeep(hosts: Pair) -> None:
     done = hosts.pull("hosts")
     hosts.target.ok("sh", "-c", "mv /opt/away /opt/capkeep")
     assert done.code == 4, done
-    assert outcome(hosts, "hosts.web1") == ("failed", "refused")
+    assert outcome(hosts) == ("failed", "refused")
 
 
 def test_a_short_cut_is_waited_out(hosts: Pair) -> None:
@@ -189,7 +183,7 @@ def test_a_full_disk_is_told(hosts: Pair) -> None:
     finally:
         server.ok("umount", "/srv/pulled/web1")
     assert done.code == 14, done
-    assert outcome(hosts, "hosts.web1") == ("failed", "no-space")
+    assert outcome(hosts) == ("failed", "no-space")
 
 
 def test_a_second_server_is_told_that_the_first_is_there(hosts: Pair) -> None:
