@@ -1,7 +1,9 @@
 """What a recovery kit writes down of a repository, and what it leaves out on purpose."""
 
+import re
 import tomllib
 
+from capkeep.config.syntax import NAME_PATTERN
 from capkeep.plan.model import Repository
 from capkeep.report.key_sheet import Sheet
 from capkeep.report.kit import Kit, configuration, script
@@ -33,7 +35,7 @@ KIT = Kit(
     (("capkeep.toml", "x = 1\n"),),
 )
 # Of another machine's programs, and of what a restore has no use for.
-LEFT_OUT = {"name", "program", "environment_folder", "key_exported"}
+LEFT_OUT = {"name", "program", "environment_folder", "key_exported", "pulled_by"}
 
 
 def test_every_setting_of_a_repository_is_in_it() -> None:
@@ -50,6 +52,17 @@ def test_every_setting_of_a_repository_is_in_it() -> None:
     assert far["credentials"] == {"X_ID": {"file": "/etc/capkeep/secrets/far.X_ID"}}
     written = {key.replace("-", "_") for one in found.values() for key in one}
     assert {*Repository._fields} - written == LEFT_OUT - {"key_exported"}
+
+
+def test_repositories_of_targets_get_names_that_can_be_written() -> None:
+    names = ("pulled.web1", "pulled.web2", "pulled-web2", "x.y", "x-y", "a" * 32 + ".web1")
+    mirrors = tuple(MIRROR._replace(name=name) for name in names)
+    found = tomllib.loads(configuration(KIT._replace(sheets=(), mirrors=mirrors)))
+    written = [*found["repositories"]]
+    assert len(written) == len(names)
+    assert all(re.fullmatch(NAME_PATTERN, name) for name in written)
+    assert written[0] == "pulled-web1"
+    assert found["jobs"]["recovery"]["repositories"] == written
 
 
 def test_what_is_written_down_ends_no_document_early() -> None:

@@ -19,10 +19,18 @@ NEVER: Final = (
 HINT: Final = "--no-safety-snapshot restores without one"
 
 
-def refuse_engine(repository: "Repository") -> None:
-    """Raises RefusedError for an engine of which it is not known what it would write."""
+def refuse_repository(plan: "Plan", repository: "Repository") -> None:
+    """Raises RefusedError for files of another host, and where it is not known what would be written."""
     from capkeep.engines import ENGINES
 
+    for job in plan.jobs:
+        kept = (*job.repositories, *(job.copies.targets if job.copies else ()))
+        if job.target and repository.name in kept:
+            raise RefusedError(
+                f"{repository.name} holds files of {job.target}, and in place they would replace"
+                " this host's own",
+                hint="--to DIR, and copy from there what that host needs",
+            )
     if not ENGINES[repository.engine].traits.in_place:
         raise RefusedError(
             f"{repository.engine} restores to a directory of its own only",

@@ -162,7 +162,7 @@ def _restore(args: argparse.Namespace) -> int:
 
         plan = plan_for(args, "restore in place", "it replaces anybody's files")
         name = repository_name(plan, args.repository)
-        in_place.refuse_engine(plan.repository(name))
+        in_place.refuse_repository(plan, plan.repository(name))
         target = in_place.place_of(args, plan)
         if args.overwrite and not args.dry_run:
             snapshot = in_place.saved_before(args, plan, name)

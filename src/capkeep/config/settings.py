@@ -23,6 +23,7 @@ WHAT: Final = (
 NAMED: Final = ("repositories", "jobs", "engines", "notify", "dumps", "hooks", "targets")
 PRINTERS: Final = {
     "memory": format_size,
+    "max_size": format_size,
     "free_space": format_size,
     "timeout": format_duration,
     "max_age": format_duration,

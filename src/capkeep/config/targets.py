@@ -164,9 +164,7 @@ def _unknown(word: str, possible: set[str]) -> tuple[str, str]:
     if TARGET in word or not word.strip(GROUP):
         return f"{word!r} is no target", f'write its name, or "{GROUP}{EVERY}"'
     group = word.startswith(GROUP)
-    guess = nearest(word, possible)
-    if not guess and not group and GROUP + word in possible:
-        guess = GROUP + word
+    guess = GROUP + word if GROUP + word in possible else nearest(word, possible)
     name = word.removeprefix(GROUP)
     define = f'write groups = ["{name}"] in a target' if group else f"define [targets.{name}]"
     said = f"there is no {'group' if group else 'target'} {name!r}"

@@ -11,9 +11,8 @@ from typing import Final, NamedTuple
 
 from capkeep.config.quoting import toml
 
-HOME: Final = "/opt/capkeep"  # where capkeep is installed by hand (docs/tutorial.md)
-CONFIG: Final = "/etc/capkeep"
 PACKAGES: Final = {"restic": "restic", "borg": "borgbackup", "rdiff-backup": "rdiff-backup"}
+NAME_MOST: Final = 32
 END: Final = "END-OF-CAPKEEP"
 LINE: Final = 76  # characters of base64 (RFC 2045)
 
@@ -33,6 +32,16 @@ class Enrolment(NamedTuple):
     canary: bool = True
 
 
+class Ground(NamedTuple):
+    """Where things are on a target."""
+
+    config: str = "/etc/capkeep"
+    home: str = "/opt/capkeep"  # where capkeep is installed by hand (docs/tutorial.md)
+
+
+GROUND: Final = Ground()
+
+
 class Carried(NamedTuple):
     """An installed capkeep that goes along: a tar (gzip) of packages, and where it can run."""
 
@@ -41,15 +50,15 @@ class Carried(NamedTuple):
     machine: str  # "x86_64"
 
 
-def plain_name(text: str) -> str:
-    """A name for tables and files that says as much as can be of a host's."""
-    found = re.sub(r"[^A-Za-z0-9_-]+", "-", text.partition(".")[0]).strip("-_")
-    return found[:40] or "server"
+def plain_name(*texts: str) -> str:
+    """A name for tables and files (config.syntax.NAME_PATTERN) that says as much as can be of others."""
+    found = re.sub(r"[^a-z0-9_-]+", "-", "-".join(texts).lower()).strip("-_")
+    return found[:NAME_MOST].rstrip("-_") or "server"
 
 
-def drop_in_path(name: str) -> str:
+def drop_in_path(name: str, ground: Ground = GROUND) -> str:
     """Where the target has it."""
-    return f"{CONFIG}/conf.d/pulled-by-{name}.toml"
+    return f"{ground.config}/conf.d/pulled-by-{name}.toml"
 
 
 def drop_in(enrolment: Enrolment) -> str:
@@ -88,17 +97,18 @@ def script(
     carried: Carried | None = None,
     remove: bool = False,
     dry_run: bool = False,
+    ground: Ground = GROUND,
 ) -> str:
     """The whole of it. `version` is the server's capkeep; with `carried` it is installed if missing."""
     e = enrolment
     action = "remove_it" if remove else "show_it" if dry_run else "write_it"
     action = "show_removal" if remove and dry_run else action
     values = {
-        "server": _comment(e.server), "version": version, "drop_in": drop_in_path(e.name),
+        "server": _comment(e.server), "version": version, "drop_in": drop_in_path(e.name, ground),
         "engine": e.engine, "engine_package": PACKAGES.get(e.engine, e.engine),
         "content": drop_in(e), "carried": "yes" if carried else "",
         "carried_python": carried.python if carried else "",
-        "carried_machine": carried.machine if carried else "", "config": CONFIG, "home": HOME,
+        "carried_machine": carried.machine if carried else "", "config": ground.config, "home": ground.home,
     }  # fmt: skip
     does = "takes away what" if remove else "lets"
     what = "came for" if remove else "come for"
@@ -152,7 +162,7 @@ install_capkeep() {
     "the server's capkeep is for $carried_machine, and this is $here: install capkeep here by itself"
   [ ! -e "$home" ] || fail 4 "$home is there already, and has no capkeep in it"
   rm -rf "$home.new"
-  python3 -m venv --without-pip "$home.new"
+  python3 -m venv --without-pip "$home.new" || fail 4 "apt-get install python3-venv"
   unpack "$(echo "$home.new"/lib/python3*/site-packages)"
   printf '#!%s\nfrom capkeep.__main__ import main\nmain()\n' "$home/bin/python3" \
     >"$home.new/bin/capkeep"
@@ -215,15 +225,13 @@ show_it() {
 remove_it() {
   find_capkeep || fail 4 "there is no capkeep on this host"
   if [ ! -f "$drop_in" ]; then say "$drop_in is not there"; return 0; fi
+  verb=remove
+  if something_else; then verb=apply; fi
   mv "$drop_in" "$drop_in.before"
-  if something_else; then
-    "$capkeep" apply </dev/null || {
-      mv "$drop_in.before" "$drop_in"
-      fail 1 "nothing was changed: see above"
-    }
-  else
-    "$capkeep" remove </dev/null
-  fi
+  "$capkeep" "$verb" </dev/null || {
+    mv "$drop_in.before" "$drop_in"
+    fail 1 "$drop_in stays: see above"
+  }
   rm -f "$drop_in.before"
   say "$server comes no more"
 }

@@ -60,7 +60,9 @@ RCLONE_SCHEMES: Final = ("s3", "rclone")
 RUNNER_CALLERS: Final = 16  # and as many as there are targets, which wait for each other
 NOTIFIER_CALLERS: Final = 16  # every run has its own, and waits while it is tried again
 NOTIFIER_MEMORY: Final = 512 << 20  # bytes; servers outside decide what it has to hold
-KEEPERS: Final = ".keeper"  # a vault of the keeper's alone; no repository's name has a dot
+KEEPERS: Final = (
+    ".keeper"  # a vault of the keeper's alone; beside it there is one of the name before
+)
 # Of all that runs as a lent user on this host (setrlimit(2)), and that is a busy server too.
 LENT_PROCESSES: Final = 1 << 16
 SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero byte

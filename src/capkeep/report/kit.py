@@ -16,6 +16,7 @@ from capkeep.report.text import clean_lines
 
 PUBLIC: Final = 0o644
 SECRET: Final = 0o600
+LONGEST: Final = 32  # name of a repository in the configuration
 FORMER: Final = "former"  # below the configuration's directory: what it was, for reading
 FILES: Final = ("known-hosts", "ca-file")  # options that name a file
 
@@ -88,11 +89,12 @@ def files(kit: Kit) -> list[File]:
 def configuration(kit: Kit) -> str:
     """Enough of a configuration to look into the repositories and to restore, and for no more."""
     credentials = {s.repository.name: [n for n, _ in s.credentials] for s in kit.sheets}
+    names = _names(kit)
     lines = ["# For restoring only; what was here before is in the directory former."]
     for repository in kit.repositories:
         base = f"{_secrets(kit)}/{repository.name}"
         lines += [
-            "", f"[repositories.{repository.name}]",
+            "", f"[repositories.{names[repository.name]}]",
             f"engine = {quoted(repository.engine)}",
             f"location = {quoted(repository.location)}",
         ]  # fmt: skip
@@ -109,9 +111,21 @@ def configuration(kit: Kit) -> str:
             lines.append(f"owners = {quoted(repository.owners)}")
         if repository.engine_network:
             lines.append("engine-network = true")
-    names = ", ".join(quoted(r.name) for r in kit.repositories)
-    lines += ["", "[jobs.recovery]", f"repositories = [{names}]", 'include = ["/etc"]']
+    used = ", ".join(map(quoted, names.values()))
+    lines += ["", "[jobs.recovery]", f"repositories = [{used}]", 'include = ["/etc"]']
     return "\n".join(lines)
+
+
+def _names(kit: Kit) -> dict[str, str]:
+    """What each repository is called there: those of targets are many tables, and no name has a dot."""
+    found: dict[str, str] = {}
+    taken = {repository.name for repository in kit.repositories}
+    for name in (repository.name for repository in kit.repositories):
+        tries = [name.replace(".", "-"), *(f"repository-{n}" for n in range(len(taken) + 1))]
+        fit = (t for t in tries if len(t) <= LONGEST and t not in taken)
+        found[name] = next(fit) if "." in name else name
+        taken.add(found[name])
+    return found
 
 
 def _instructions(kit: Kit) -> list[str]:
@@ -119,7 +133,7 @@ def _instructions(kit: Kit) -> list[str]:
     engines = sorted({sheet.engine for sheet in kit.sheets} | {r.engine for r in kit.mirrors})
     call = " ".join(map(shlex.quote, kit.command))
     several = len(kit.repositories) > 1
-    which = f" --repository {kit.repositories[0].name}" if several else ""
+    which = f" --repository {_names(kit)[kit.repositories[0].name]}" if several else ""
     lines = [
         f"capkeep: recovery kit of {kit.hostname}",
         time.strftime("made %Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -200,9 +200,11 @@ class EngineRoom:
 
         data, end = receive_given(self.caller.sock)
         self.caller.take(data)
-        self.wire = Channel(end)
+        self.wire = Channel(end) if end else None
         message = self.caller.receive()
-        if message is not None:
+        if self.wire is None and message is not None and message.get("action") != "probe":
+            raise ProtocolError("a reader of a repository that is pulled is given its wire")
+        if self.wire is not None and message is not None:
             self.brief = brief_of(self.brief, message)
             self._handover = self._hand_over(self.wire)
         return message

@@ -16,9 +16,11 @@ from capkeep.rooms.pull.asked import request_of
 PASSWORD = "password"  # noqa: S105 the name of the secret
 
 
-def receive_given(caller: socket.socket) -> tuple[bytes, socket.socket]:
-    """The beginning of a request, and the wire that comes with it. Raises ProtocolError, OSError."""
+def receive_given(caller: socket.socket) -> tuple[bytes, socket.socket | None]:
+    """The beginning of a request, and the wire if one comes with it. Raises ProtocolError, OSError."""
     data, fds, whole = receive(caller, 1 << 16, 1)
+    if whole and not fds:
+        return data, None
     try:
         if not whole or len(fds) != 1 or not is_handover(fds[0]):
             raise ProtocolError("a reader of a repository that is pulled is given its wire")
