@@ -64,10 +64,10 @@ cd "$1" && find . -printf '%p %y %m %U %G %s %l\n' | awk '$2 == "d" { $6 = "" } 
 find . -type f -printf '%p %T@\n' | sort; find . -type f -exec sha256sum {} + | sort
 getfacl -nRp . 2>/dev/null | grep -v '^$'; getfattr -dR -m '^user\.' . 2>/dev/null || true
 """
-# Processes of capkeep's users and engines. What systemd keeps of a login for ten seconds is its own.
+# Processes of capkeep's users and engines. What systemd and sshd keep of a login is theirs.
 BUSY: Final = r"""
 ps -eo user:32,pid,args --no-headers | awk '
-    ($1 ~ /^capkeep/ || $0 ~ /\/(restic|borg)( |$)/) && $0 !~ /awk|systemd --user|\(sd-pam\)/ { print }'
+    ($1 ~ /^capkeep/ || $0 ~ /\/(restic|borg)( |$)/) && $0 !~ /awk|systemd --user|\(sd-pam\)|sshd: / { print }'
 """
 
 
