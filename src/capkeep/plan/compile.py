@@ -175,7 +175,7 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
     return Repository(
         name=repository.name,
         engine=repository.engine,
-        location=repository.location.text,
+        location="" if repository.pulled_by else repository.location.text,
         program=repository.program,
         environment=repository.environment,
         options=tuple((k, v) for k, v in options.items() if v),
