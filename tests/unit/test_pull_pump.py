@@ -190,3 +190,11 @@ def test_what_no_capkeep_says_ends_it(sides: tuple[Side, Side]) -> None:
     with pytest.raises(FrameError):
         turn((near, far), lambda: False)
     assert FIRST not in far.ours
+
+
+def test_a_flood_of_frames_that_say_nothing_ends_it(sides: tuple[Side, Side]) -> None:
+    near, far = sides
+    for _ in range(5000):
+        near.session.ping()
+    with pytest.raises(FrameError, match="flood"):
+        turn((near, far), lambda: False)
