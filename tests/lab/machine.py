@@ -70,14 +70,22 @@ class Machine:
 
     With `plain`, its disk is a copy of the tree instead of an overlay: slower by a few seconds, but
     an ordinary file system all the way. With `installed=False` it has capkeep's dependencies in
-    /opt/capkeep, and not capkeep.
+    /opt/capkeep, and not capkeep. `packages` are Debian's that it has besides (`trees.PULLING`).
+    With `network` it has another machine's network, loopback and all, instead of one of its own.
     """
 
     alive: Final[list["Machine"]] = []  # for reports: what a failed test was about
     told: Final[dict[str, str]] = {}  # the journals of those that ended with an error
 
     def __init__(
-        self, suite: str, *, hostname: str = "lab", plain: bool = False, installed: bool = True
+        self,
+        suite: str,
+        *,
+        hostname: str = "lab",
+        plain: bool = False,
+        installed: bool = True,
+        packages: tuple[str, ...] = (),
+        network: "Machine | None" = None,
     ) -> None:
         self.suite = suite
         self.hostname = hostname
@@ -85,6 +93,8 @@ class Machine:
         self.boot_seconds = 0.0
         self._plain = plain
         self._installed = installed
+        self._packages = packages
+        self._network = network
         self._folder = MACHINES / self.name
         self._init = 0  # PID 1 of the machine as the host numbers it; 0: not running
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -95,6 +105,11 @@ class Machine:
     def tree(self) -> Path:
         """The machine's root directory on the host. What it has mounted (/run, /tmp) is not there."""
         return self._folder / "tree"
+
+    @property
+    def init(self) -> int:
+        """Its first process as the host numbers it, by which its namespaces are found; 0: it is off."""
+        return self._init
 
     @property
     def running(self) -> bool:
@@ -131,7 +146,7 @@ class Machine:
             "unshare", "--mount", "--propagation", "slave", "sh", "-c", UNIFY, "sh",
             "systemd-nspawn", "-q", "-b", f"--directory={self.tree}", f"--machine={self.name}",
             f"--hostname={self.hostname}", "--register=no", "--keep-unit", "--capability=all",
-            "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
+            self._network_option(), "--resolv-conf=off", "--timezone=off", "--link-journal=no",
             "--console=pipe",
         ]  # fmt: skip
         self._watcher = subprocess.Popen(
@@ -270,7 +285,7 @@ class Machine:
     def _make(self, stack: contextlib.ExitStack) -> None:
         """Make the machine's disk."""
         layers = [trees.product(self.suite)] if self._installed else []
-        layers.append(trees.base(self.suite))
+        layers.append(trees.base(self.suite, self._packages))
         with trees.locked():
             clear_leftovers()
             self.tree.mkdir(parents=True)
@@ -294,6 +309,11 @@ class Machine:
 
     def _group(self) -> Path:
         return control_groups() / f"{PREFIX}{self.name}"
+
+    def _network_option(self) -> str:
+        if self._network is None:
+            return "--private-network"
+        return f"--network-namespace-path=/proc/{self._network.init}/ns/net"
 
     def _wait_until_up(self, limit: float) -> None:
         state = ""

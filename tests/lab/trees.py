@@ -49,12 +49,18 @@ FILES: Final = {
 # Where a tree has the package that its engine came from: `dpkg -i` of it is what an upgrade does.
 PACKAGED: Final = "/var/cache/lab"
 RECIPE: Final = 2  # one more, and every tree is made anew
+# What hosts that pull from one another have besides.
+PULLING: Final = ("openssh-server", "borgbackup", "sshfs", "iproute2")
 
 
-def base(suite: str) -> Path:
-    """A Debian tree without capkeep. Raises CalledProcessError, LookupError, TimeoutExpired."""
-    key = _key(repr((RECIPE, PACKAGES, FILES)).encode(), LOCK.read_bytes())
-    return _stored(f"base-{suite}", key, lambda tree: _make_base(suite, tree))
+def base(suite: str, more: tuple[str, ...] = ()) -> Path:
+    """A Debian tree without capkeep; `more` are further packages.
+
+    Raises CalledProcessError, LookupError, TimeoutExpired.
+    """
+    parts = (RECIPE, PACKAGES, FILES, more) if more else (RECIPE, PACKAGES, FILES)
+    key = _key(repr(parts).encode(), LOCK.read_bytes())
+    return _stored(f"base-{suite}", key, lambda tree: _make_base(suite, tree, more))
 
 
 def product(suite: str) -> Path:
@@ -121,13 +127,14 @@ def _key(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
-def _make_base(suite: str, tree: Path) -> None:
+def _make_base(suite: str, tree: Path, more: tuple[str, ...]) -> None:
     mirror = debian_mirror()
     fetch = "apt-get -q -o APT::Sandbox::User=root download restic"
     keep = f'mkdir -p "$1{PACKAGED}" && cd "$1{PACKAGED}" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" {fetch}'
     _run(
         [
-            "mmdebstrap", "-q", "--variant=minbase", f"--include={','.join(PACKAGES)}",
+            "mmdebstrap", "-q", "--variant=minbase",
+            f"--include={','.join(PACKAGES + more)}",
             # A mirror that lags behind unstable is no danger here: what it has is signed all the same.
             '--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Retries "3"',
             f"--customize-hook={keep}",

@@ -1,0 +1,195 @@
+"""A hostile target and a hostile server: neither gets more of the other than the one pull.
+
+Of a server's stolen key everything is tried with a key beside it that nothing is said of: what does not
+succeed with that one proves nothing.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.lab import pulled, stolen
+from tests.lab.machine import Machine
+from tests.lab.pulled import INCLUDE, Pair
+
+pytestmark = pytest.mark.timeout(300)
+HOME: Final = "/var/lib/capkeep/answerer"
+KEYS: Final = f"{HOME}/.ssh/authorized_keys"
+MOST_MEMORY: Final = 200_000  # kB of any one process of the server's: a flood is many times that
+# What is printed for people must have none of these.
+CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+OWN_STYLE: Final = re.compile("\x1b\\[[0-9;]*[mKAJ]|\r")  # colours, where it is a terminal
+# The most memory that each process of capkeep's took meanwhile.
+MEMORY: Final = """
+import os, pathlib, sys, time
+most = {}
+while not os.path.exists("/run/enough"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            status = dict(line.split(":\\t", 1) for line in pathlib.Path("/proc", pid, "status").read_text().splitlines())
+            if int(status["Uid"].split()[0]):
+                name = pid + " " + pathlib.Path("/proc", pid, "cmdline").read_text()[-40:]
+                most[name] = max(most.get(name, 0), int(status["VmHWM"].split()[0]))
+        except (OSError, KeyError, ValueError):
+            pass
+    time.sleep(0.05)
+print(max(most.values(), default=0))
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Pair]:
+    """Set up, and pulled once; and a key of the same login's that may do anything."""
+    with pulled.pair() as made:
+        pulled.set_up(made)
+        assert made.pull("hosts").code == 0
+        stolen.prepare(made.server, made.target, HOME)
+        yield made
+
+
+# -- a hostile server
+
+
+@pytest.mark.parametrize("name", stolen.BY_NAME)
+def test_a_stolen_key_does_nothing_else(hosts: Pair, name: str) -> None:
+    attempt = stolen.BY_NAME[name]
+    assert stolen.succeeds(*hosts[:2], attempt, stolen.CONTROL), "tried in a way that never works"
+    assert not stolen.succeeds(*hosts[:2], attempt, pulled.identity(hosts, "web1"))
+
+
+def test_the_login_owns_nothing_and_writes_nowhere(hosts: Pair) -> None:
+    found = hosts.target.ok("find", "/", "-xdev", "-user", pulled.LOGIN)
+    assert found == ""
+    assert hosts.target.run("touch", f"{HOME}/x", user=pulled.LOGIN).code != 0
+    assert hosts.target.run("capkeep", "run", user=pulled.LOGIN).code == 4
+
+
+# -- a hostile target
+
+
+@pytest.fixture
+def hostile(hosts: Pair) -> Iterator[Pair]:
+    """In the answerer's place stands whatever the test says, by `become`."""
+    program = Path(__file__).with_name("hostile_target.py").read_text()
+    hosts.target.write("/srv/hostile_target.py", program)
+    before = hosts.target.read(KEYS)
+    yield hosts
+    hosts.target.write(KEYS, before)
+    hosts.await_rest()
+    done = hosts.pull("hosts.web1")
+    assert done.code == 0, done
+
+
+def become(hosts: Pair, wish: str) -> None:
+    """Have the target's login do that instead."""
+    key = hosts.server.read(f"{pulled.identity(hosts, 'web1')}.pub").strip()
+    command = f"exec python3 /srv/hostile_target.py {wish} {' '.join(INCLUDE)}"
+    hosts.target.write(KEYS, f'restrict,command="{command}" {key}\n')
+
+
+def unharmed(hosts: Pair, before: list[dict[str, object]]) -> None:
+    """What was there is there, of this target and of the other, and the record can be read."""
+    assert hosts.snapshots("pulled.web1") == before
+    assert len(hosts.snapshots("pulled.web2")) == 1
+    assert hosts.server.run("test", "-e", "/srv/owned").code == 1
+    hosts.server.ok("capkeep", "history")
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "say_good_without_backup", "name_an_option_as_snapshot", "open_many", "send_without_credit",
+        "say_a_huge_line", "announce_a_huge_frame", "flood_with_events", "flood_with_pings",
+        "give_credit_for_ever", "greet_with_a_banner", "show_a_false_proof", "show_files_of_others",
+    ],
+)  # fmt: skip
+def test_a_hostile_target_is_never_complete(hostile: Pair, wish: str) -> None:
+    server = hostile.server
+    before = hostile.snapshots("pulled.web1")
+    become(hostile, wish)
+    server.ok("rm", "-f", "/run/enough")
+    server.ok("systemd-run", "-q", "--unit=memory", "-p", "StandardOutput=truncate:/run/most",
+              "python3", "-c", MEMORY)  # fmt: skip
+    done = hostile.pull("hosts.web1")
+    server.write("/run/enough", "")
+    server.wait(lambda: server.run("systemctl", "is-active", "-q", "memory").code)
+    assert done.code not in (0, 3), done
+    assert hostile.last("hosts.web1")["outcome"] == "failed"
+    assert 0 < int(server.read("/run/most")) < MOST_MEMORY
+    unharmed(hostile, before)
+
+
+def test_names_and_words_stay_words(hostile: Pair) -> None:
+    """Nothing that a target says moves a cursor, changes a title or begins a line of its own."""
+    become(hostile, "escape_from_the_terminal")
+    server = hostile.server
+    said = [server.run("capkeep", "run", "hosts.web1")]
+    said += [server.run("capkeep", *words) for words in (("status",), ("history",), ("log",))]
+    said.append(server.run("script", "-qec", "capkeep log", "/dev/null"))  # on a terminal
+    assert "owned" in said[0].out + said[0].err
+    for result in said:
+        text = (
+            OWN_STYLE.sub("", result.out + result.err)
+            .encode(errors="surrogateescape")
+            .decode(errors="replace")
+        )
+        assert not CONTROLS.search(text.replace("\r\n", "\n")), repr(CONTROLS.search(text))
+        assert not re.search("^2026 forged line", text, re.MULTILINE)
+    entries = server.ok("journalctl", "-o", "json", "--no-pager", "-u", "capkeep*")
+    for line in entries.splitlines():
+        message = json.loads(line)["MESSAGE"]
+        assert isinstance(message, str), bytes(message)  # what is not plain is an array
+
+
+ENGINE: Final = """\
+#!/usr/bin/python3
+import os, sys
+real = "/usr/bin/restic.real"
+words = sys.argv[1:]
+if "backup" in words:
+    kept = words[:words.index("backup")]
+    os.environ["RESTIC_CACHE_DIR"] = os.environ.get("RESTIC_CACHE_DIR", "")
+    for more in (["forget", "latest"], ["unlock", "--remove-all"], ["prune"], ["key", "remove", "latest"]):
+        if os.fork() == 0:
+            os.dup2(2, 1)
+            os.execv(real, [real, *[w for w in kept if w != "--json"], *more])
+        os.wait()
+os.execv(real, [real, *words])
+"""
+
+
+def test_a_hostile_engine_removes_nothing_of_its_own(hosts: Pair) -> None:
+    before = hosts.snapshots("pulled.web1")
+    machine = hosts.target
+    machine.ok("mv", "/usr/bin/restic", "/usr/bin/restic.real")
+    machine.write("/usr/bin/restic", ENGINE, 0o755)
+    try:
+        hosts.pull("hosts.web1", seconds=200)
+    finally:
+        machine.ok("mv", "/usr/bin/restic.real", "/usr/bin/restic")
+    after = hosts.snapshots("pulled.web1")
+    assert [s for s in before if s not in after] == []
+    remove_by_hand(hosts.server, str(before[0]["id"]))
+
+
+def remove_by_hand(server: Machine, snapshot: str) -> None:
+    """The same is no trouble for whoever has the directory."""
+    server.ok("cp", "-a", "/srv/pulled/web1", "/srv/copy")
+    forget = (
+        "restic",
+        "-q",
+        "-r",
+        "/srv/copy",
+        "-p",
+        "/etc/capkeep/secrets/pulled",
+        "forget",
+        snapshot,
+    )
+    server.ok(*forget)
+    assert len(server.ok("ls", "/srv/copy/snapshots").split()) < len(
+        server.ok("ls", "/srv/pulled/web1/snapshots").split()
+    )
