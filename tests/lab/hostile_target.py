@@ -74,7 +74,7 @@ def drain(seconds: float) -> None:
 def begin(**more: object) -> None:
     """What an honest room says first, as far as it is needed."""
     include = sys.argv[2:]
-    tell(event="plan", include=include, exclude=[], one_file_system=False, canary=True, **more)
+    tell(event="kept", include=include, exclude=[], one_file_system=False, canary=True, **more)
     for path in include:
         tell(event="source", path=path, exists=True, kind="dir", empty=False, mount_point=False)
 

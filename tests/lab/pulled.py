@@ -7,6 +7,7 @@ restic for one job, `chunks` with borg.
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.lab import trees
@@ -176,6 +177,15 @@ def on_server(hosts: Pair, pulls: tuple[Pull, ...], address: str = ADDRESSES[1])
         text += f'repositories = ["{REPOSITORIES[pull.engine]}"]\n'
         text += f"include = {json.dumps(pull.include)}\n"
     return text
+
+
+def ask(hosts: Pair, target: str, request: dict[str, object], command: str = "x") -> str:
+    """What the target answers to somebody who has the server's key and says what he likes."""
+    program = Path(__file__).with_name("asking.py").read_text()
+    hosts.server.write("/run/asking.py", program)
+    return hosts.server.ok(
+        "python3", "/run/asking.py", identity(hosts, target), command, json.dumps(request)
+    )
 
 
 def tree(machine: Machine, folder: str) -> str:

@@ -68,6 +68,46 @@ def test_the_login_owns_nothing_and_writes_nowhere(hosts: Pair) -> None:
     assert hosts.target.run("capkeep", "run", user=pulled.LOGIN).code == 4
 
 
+BACKUP: Final[dict[str, object]] = {"action": "backup", "options": {}, "password": "x"}
+SUMS: Final[dict[str, object]] = {"nonce": "0123456789abcdef", "before": 1 << 40}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"action": "restore", "options": {"to": "/srv/data"}},
+        {"action": "keys", "options": {}},
+        {"action": "stream", "options": {"dump": "x"}},
+        BACKUP | {"options": {"include": ["/root"]}},
+        BACKUP | {"options": {"exclude": []}},
+        BACKUP | {"program": "/bin/sh"},
+        BACKUP | {"environment": {"RESTIC_PASSWORD_COMMAND": "touch /tmp/by-command"}},
+        BACKUP | {"host": "--files-from=/etc/shadow"},
+        BACKUP | {"tags": ["x\n--exclude=/"]},
+        BACKUP | {"repository": "/srv/elsewhere"},
+        {"action": "sums", "options": SUMS | {"paths": ["/root/.profile"]}, "password": "x"},
+        {"action": "sums", "options": SUMS | {"paths": ["/srv/data/../../root/.profile"]}, "password": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_server_asks_for_nothing_else(hosts: Pair, request_: dict[str, object]) -> None:
+    """With frames of its own: neither other work, nor other paths, nor words for the engine."""
+    said = pulled.ask(hosts, "web1", request_)
+    assert '"failure":"refused"' in said, said
+    assert '"live"' not in said
+    assert hosts.target.run("test", "-e", "/tmp/by-command").code == 1
+
+
+def test_a_server_that_may_ask_is_answered(hosts: Pair) -> None:
+    """In the same way; so the refusals before mean something. The command that ssh names is nobody's."""
+    asked: dict[str, object] = {
+        "action": "sums",
+        "options": SUMS | {"paths": ["/srv/data/private"]},
+    }
+    said = pulled.ask(hosts, "web1", asked | {"password": "x"}, "by-web2 /run/capkeep/other.sock")
+    assert '"path":"/srv/data/private"' in said, said
+
+
 # -- a hostile target
 
 

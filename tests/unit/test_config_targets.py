@@ -213,6 +213,7 @@ CASES = [
      "jobs.hosts.tags", "63 tags", "away"),
     ("port = 2222", "port = 0", "targets.web2.port", "at least 1", "1"),
     ("parallel = 3", "parallel = -1", "pull.parallel", "at least 0", "0"),
+    ("parallel = 3", 'after = ["off"]', "pull.after[0]", "no hook 'off'", "[hooks.off]"),
     ('groups = ["web"]', 'groups = ["We b"]', "targets.web1.groups[0]", "cannot be", "a-z"),
     ('groups = ["web", "far"]', 'groups = ["web", "all"]', "targets.web2.groups[1]", "by itself",
      "take it away"),

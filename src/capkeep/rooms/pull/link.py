@@ -26,7 +26,9 @@ _REFUSED: Final = "{0} does not let us in: our key is not, or not any more, in i
 _LOUD: Final = r"identification has changed|host key (is )?known|host key verification failed"
 _SHUT: Final = r"permission denied \(|too many authentication"
 _AWAY: Final = r"kex_exchange|could not resolve|ssh: connect to|stdio forwarding failed"
-_STRANGE: Final = rf"{WORD}|not found|no such file|cannot execute|currently not available"
+_STRANGE: Final = (
+    rf"{WORD}|not found|no such file|no module named|cannot execute|currently not available"
+)
 _SAID: Final = (
     (re.compile(_LOUD, re.IGNORECASE), Failure.DENIED, _CHANGED, ""),
     (re.compile(_SHUT, re.IGNORECASE), Failure.DENIED, _REFUSED, "enroll it again"),
