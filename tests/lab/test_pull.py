@@ -36,12 +36,29 @@ while time.monotonic() < end and not os.path.exists("/run/enough"):
 sys.stdout.buffer.write(b"\\n".join(sorted(seen)))
 """
 
+# A service that one hook may start, and what starts it when all is pulled.
+SERVICE = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"
+AFTER = """
+[hooks.start]
+command = ["/usr/bin/busctl", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+  "org.freedesktop.systemd1.Manager", "StartUnit", "ss", "after.service", "replace"]
+user = "games"
+sockets = ["/run/dbus/system_bus_socket"]
+polkit = "org.freedesktop.systemd1.manage-units unit=after.service verb=start"
+
+[pull]
+parallel = 2
+after = ["start"]
+"""
+
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Pair]:
     """Set up, and pulled once."""
     with pulled.pair() as made:
         pulled.set_up(made)
+        made.server.write("/etc/systemd/system/after.service", SERVICE)
+        made.server.ok("systemctl", "daemon-reload")
         yield made
 
 
@@ -115,6 +132,26 @@ def test_status_and_history_are_each_targets(hosts: Pair) -> None:
         "hosts.web1": "fresh", "hosts.web2": "fresh", "other.chunks": "fresh",
     }  # fmt: skip
     assert hosts.server.run("capkeep", "history", "hosts.web2").out.count("hosts.web2") >= 2
+
+
+def test_what_comes_after_the_last_pull_comes_once(hosts: Pair) -> None:
+    text = hosts.server.read("/etc/capkeep/capkeep.toml")
+    after = text.replace("[pull]\n", AFTER)
+    hosts.server.write("/etc/capkeep/capkeep.toml", after)
+    hosts.server.ok("capkeep", "apply", seconds=120)
+    try:
+        done = hosts.pull("hosts")
+        assert done.code == 0, done
+        assert hosts.server.ok("systemctl", "is-active", "after.service") == "active\n"
+        runs = json.loads(hosts.server.ok("capkeep", "--json", "history", "--limit", "10"))
+        assert [r["action"] for r in runs][:3] == ["after-pulls", "backup", "backup"]
+        assert [r["outcome"] for r in runs[:3]] == ["complete"] * 3
+    finally:
+        hosts.server.write("/etc/capkeep/capkeep.toml", text)
+        hosts.server.ok("capkeep", "apply", seconds=120)
+    assert hosts.pull("hosts.web1").code == 0
+    runs = json.loads(hosts.server.ok("capkeep", "--json", "history", "--limit", "1"))
+    assert runs[0]["action"] == "backup"
 
 
 def test_nothing_is_left_to_run_or_mounted(hosts: Pair) -> None:

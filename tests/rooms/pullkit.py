@@ -1,7 +1,6 @@
 """A server and a target on one machine, joined by a real sshd: two installations of their own."""
 
 import contextlib
-import os
 import pwd
 import shlex
 from collections.abc import Iterator
@@ -124,21 +123,3 @@ def ended(said: list[Message]) -> Message:
     """How the backup of a run ended, or the run where there was none."""
     ends = [m for m in said if m.get("event") == "step-end" and m["kind"] == "backup"]
     return ends[0] if ends else said[-1]
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def answerers(made: Pair) -> list[int]:
-    """What runs of the target's answerer."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
-            ours = os.fsencode(made.target.base) in words
-            if ours and b"rooms.answerer" in words and words.startswith(os.fsencode(INTERPRETER)):
-                found.append(int(entry.name))
-    return found

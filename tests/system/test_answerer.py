@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 import sys
@@ -225,7 +226,9 @@ def test_a_login_that_was_changed_is_found_and_made_anew(target: Target) -> None
 def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
     keys = Path(answerer.keys_path(target.places))
     content = keys.read_text()
+    program = target.package / "capkeep/rooms/answerer.py"
     cases = [
+        (lambda: program.chmod(0o640), str(program), f"chmod o+r {shlex.quote(str(program))}"),
         (lambda: keys.chmod(0o666), str(keys), f"chmod go-w {keys}"),
         (lambda: os.chown(keys, pwd.getpwnam(LOGIN).pw_uid, 0), str(keys), f"chown -h 0 {keys}"),
         (lambda: Path(f"{keys}2").write_text(content), f"{keys}2", f"rm -r {keys}2"),
@@ -236,9 +239,14 @@ def test_what_is_wrong_about_the_login_is_found(target: Target) -> None:
         spoil()
         found = target.found()
         assert (found[what].kind, found[what].mend) == (Kind.LOGIN, mend), found
-        subprocess.run(mend, shell=True, check=True, timeout=60, capture_output=True)
+        subprocess.run(["/bin/sh", "-c", mend], check=True, timeout=60, capture_output=True)
         target.apply()
         assert target.found() == {}
+    program.chmod(0o600)
+    said = target("apply").out
+    assert f"{program}: " in said, said
+    assert "  mend: chmod o+r" in said, said
+    program.chmod(0o644)
     keys.write_text(f"{content}{(target.base / 'stranger.pub').read_text()}")
     shown = target("plan")
     assert f"would make file {keys}" in shown.out, shown
@@ -271,7 +279,7 @@ def test_a_sshd_that_makes_it_useless_is_found_and_mended(
         found = target.found()
         assert word in found[sshd.CONFIG].text, found
         mend = found[sshd.CONFIG].mend.replace(sshd.CONFIG, str(target.config))
-        subprocess.run(mend.partition(" && ")[0], shell=True, check=True, timeout=60)
+        subprocess.run(["/bin/sh", "-c", mend.partition(" && ")[0]], check=True, timeout=60)
         assert target.found() == {}
     finally:
         target.config.write_text(before)
@@ -293,15 +301,13 @@ def test_a_sshd_that_keeps_it_out_or_weakens_it_is_found(target: Target, setting
 
 
 def test_an_audit_names_whose_key_is_let_in_and_what_others_have_changed(target: Target) -> None:
-    said = json.loads(target("audit", "--json").out)
     words = ["/usr/bin/ssh-keygen", "-lf", str(target.base / "server.pub")]
     shown = subprocess.run(words, capture_output=True, check=True, timeout=20).stdout.decode()
-    assert any(shown.split()[1] in text and LOGIN in text for text in said["exceptions"]), said
     subprocess.run(["/usr/sbin/usermod", "--shell", "/bin/bash", LOGIN], check=True, timeout=60)
     said = json.loads(target("audit", "--json").out)
+    assert any(shown.split()[1] in text and LOGIN in text for text in said["exceptions"]), said
     found = [f for f in said["findings"] if f["what"].startswith(f"login {LOGIN}")]
     assert [(f["kind"], f["mend"]) for f in found] == [("drift", "capkeep apply")], said
-    target.apply()
 
 
 def test_nobody_is_let_in_any_more_when_no_server_is_named(target: Target) -> None:

@@ -14,7 +14,7 @@ from capkeep.config.model import Config
 from capkeep.config.schema import schema
 from capkeep.config.settings import as_toml
 from capkeep.config.sources import Owner
-from capkeep.config.syntax import Document, Job, JobDefaults, Repository
+from capkeep.config.syntax import Document, Job, JobDefaults, Pull, Repository, Target
 from capkeep.engines import ENGINES
 from capkeep.errors import EXIT_CONFIG, ConfigError
 
@@ -657,7 +657,7 @@ def test_the_schema_has_every_key_and_what_it_means() -> None:
     found = json.loads(json.dumps(schema()))
     assert set(found["properties"]) == set(Document.model_fields)
     definitions = found["$defs"]
-    for kind in (Repository, Job, JobDefaults):
+    for kind in (Repository, Job, JobDefaults, Target, Pull):
         table = definitions[kind.__name__]
         assert table["additionalProperties"] is False
         assert all(p.get("description") for p in table["properties"].values())

@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 
 from capkeep.config import ssh, syntax
 from capkeep.config.expand import Pulls, jobs
+from capkeep.config.mistakes import MistakesError
 from capkeep.config.model import Config
+from capkeep.config.quoting import toml
 from capkeep.config.settings import as_toml
 from capkeep.config.syntax import kebab
 from capkeep.plan.pull import reader_name
+from capkeep.rooms.protocol import Message
+from capkeep.rooms.pull.asked import request_of
+from capkeep.rooms.pull.link import SETTABLE
 from capkeep.values import SecretSource, ValueMistake
 from tests.unit.pulled import ECDSA, ED25519, SERVER, Host, RootsOwn
 from tests.unit.pulled import TARGET as ANSWERER
@@ -200,8 +205,15 @@ CASES = [
     ('"web1.example.org"', '"web1:22"', "targets.web1.host", "not a host", "port ="),
     ('user = "other"', 'user = "-x"', "targets.web2.user", "not a login", "answerer"),
     ('"two.example.org"', '"two x"', "targets.web2.host-name", "not a host name", "host-name"),
+    ('"two.example.org"', '""', "targets.web2.host-name", "not a host name", "host-name"),
+    ('"two.example.org"', '"{now}"', "targets.web2.host-name", "not a host name", "host-name"),
+    ('repositories = ["pulled"]', 'repositories = ["pulled"]\ntags = ["a", "{pid}"]',
+     "jobs.hosts.tags[1]", "takes no tag with", "another"),
+    ('repositories = ["pulled"]', f'repositories = ["pulled"]\ntags = {list(map(str, range(64)))}',
+     "jobs.hosts.tags", "63 tags", "away"),
     ("port = 2222", "port = 0", "targets.web2.port", "at least 1", "1"),
     ("parallel = 3", "parallel = -1", "pull.parallel", "at least 0", "0"),
+    ("parallel = 3", 'after = ["off"]', "pull.after[0]", "no hook 'off'", "[hooks.off]"),
     ('groups = ["web"]', 'groups = ["We b"]', "targets.web1.groups[0]", "cannot be", "a-z"),
     ('groups = ["web", "far"]', 'groups = ["web", "all"]', "targets.web2.groups[1]", "by itself",
      "take it away"),
@@ -226,6 +238,8 @@ CASES = [
     ('location = "/srv/backups/{target}"', 'location = "b2:x/{target}"\nengine-network = true',
      "jobs.hosts.repositories[0]", "would have the credentials", "has a vault"),
     ('"@/of-{target}"', '"@/off-{target}"', "repositories.pulled.password", "off-web1", "install"),
+    ('password = { file = "@/of-{target}" }', "", "repositories.pulled.password", "no password",
+     'file = "/etc/capkeep/secrets/pulled-{target}"'),
     ("[targets.db]", "[targets.Db]", "targets.Db", "cannot be a name", "a-z"),
     ("[targets.db]", "[targets.db]\nhots = 1", "targets.db.hots", "unknown key", "host"),
 ]  # fmt: skip
@@ -297,6 +311,21 @@ def test_all_mistakes_at_once(host: Host) -> None:
         assert old in text
         text = text.replace(old, new, 1)
     assert {m.key for m in host.mistakes(text)} == {CASES[n][2] for n in cases}
+
+
+def test_a_mistake_in_what_all_targets_share_is_told_once(host: Host) -> None:
+    for old, new in (
+        ('password = { file = "@/of-{target}" }', ""),
+        ("options.known-hosts", "options.known-host"),
+        ('"sftp:u@h:/{target}"', '"stfp:u@h:/{target}"'),
+        (
+            'engine = "restic"\nlocation = "/srv/backups',
+            'engine = "rustic"\nlocation = "/srv/backups',
+        ),
+    ):
+        places = [(m.line, m.key, m.problem) for m in host.mistakes(SERVER.replace(old, new))]
+        assert places
+        assert len(set(places)) == len(places)
 
 
 def test_a_job_with_two_engines(host: Host) -> None:
@@ -371,6 +400,24 @@ def test_whatever_is_written_is_a_mistake_or_a_value(any_host: Host, text: str) 
         assert mistake.problem
         assert mistake.hint
         assert mistake.line >= 1 or not mistake.key
+
+
+@given(tags=st.lists(st.text(max_size=6), max_size=3), name=st.text("aZ0.-_{/ é", max_size=4))
+def test_a_target_takes_every_tag_and_name_that_can_be_written(
+    any_host: Host, tags: list[str], name: str
+) -> None:
+    text = SERVER.replace('["pulled"]', f'["pulled"]\ntags = {toml(tags)}', 1)
+    try:
+        config = any_host.load(text.replace('"two.example.org"', toml(name)))
+    except MistakesError:
+        return
+    job = config.jobs[1]
+    request: Message = {"action": "probe", "host": job.host, "tags": list(job.tags)}
+    assert request_of(request) == {**request, "options": {}}
+
+
+def test_options_of_ssh_are_those_that_a_puller_sets() -> None:
+    assert {*ssh.OPTIONS} == {*SETTABLE}
 
 
 PIECES = st.sampled_from([*ED25519.split(), *ECDSA.split(), "\n", " ", "\t", ",", '"', "command=",

@@ -12,7 +12,13 @@ from capkeep.kernel.seccomp import ARCHES, Arch, Profile, program, rules
 
 PID = 4242
 ALLOW, DENY, ABSENT = 0x7FFF0000, 0x00050001, 0x00050026
-TABLES = {**syscalls.NEVER, **syscalls.ENGINE, **syscalls.CHANGING, **syscalls.STARTING, **syscalls.RULED}
+TABLES = {
+    **syscalls.NEVER,
+    **syscalls.ENGINE,
+    **syscalls.CHANGING,
+    **syscalls.STARTING,
+    **syscalls.RULED,
+}
 ENGINES = (Profile.READ, Profile.RESTORE)
 
 

@@ -9,7 +9,7 @@ from capkeep.config.mistakes import MistakesError
 from capkeep.config.model import Config
 from capkeep.errors import RefusedError
 from capkeep.host.private import refuse_private
-from capkeep.plan import codec
+from capkeep.plan import codec, hooks
 from capkeep.plan.compile import HostFacts, compile_plan, configured, users_needed
 from capkeep.plan.model import (
     NOBODY_YET,
@@ -251,6 +251,13 @@ def test_the_reader_of_a_target_is_asked_by_the_login_alone(host: Host) -> None:
     assert brief.job is not None
     assert brief.repository is not None
     assert (brief.job.name, brief.repository.pulled_by) == ("sent", f"{ED25519} capkeep@backup1")
+
+
+def test_what_comes_after_all_pulls_has_a_room(host: Host) -> None:
+    hook = '[hooks.off]\ncommand = ["/usr/bin/id"]\nuser = "games"\n[pull]\nafter = ["off"]\n'
+    config = host.load(SERVER.replace("[pull]\n", hook))
+    assert config.after_pulls == ("off",)
+    assert [one.name for one in hooks.taken(config)] == ["off"]
 
 
 def test_nothing_of_what_is_come_for_is_run_from_a_target(host: Host) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capkeep.errors import RefusedError
-from capkeep.host import answerer, sshd
+from capkeep.host import answerer, hardening, sshd, units, users
 from capkeep.host.ssh_keys import KeyTextError, parse
-from capkeep.plan.model import Answer, Door, Grant, Mode, Places, Plan, Room, RoomKind
+from capkeep.plan.model import Answer, Door, Grant, Mode, Places, Plan, Room, RoomKind, View
 
 # Of ssh-keygen, with the fingerprint that it shows for it.
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEbdkepnmy59/BUxTh+LRNtQ14GYR43Gr0gz1kb3s8EC"
@@ -144,3 +144,28 @@ def test_who_is_let_in_is_seen_as_sshd_sees_it(
     troubles = list(sshd.judge(good | settings, LOGIN))
     assert len(troubles) == bool(found), troubles
     assert all(found in t.text for t in troubles), troubles
+
+
+def test_the_login_alone_may_knock_at_the_readers_door() -> None:
+    """Where systemd opens the doors; who else asks a reader is the runner."""
+    places = Places("/etc/capkeep", "/state", "/c", "/l", "/run/capkeep")
+    runner = Room("runner", RoomKind.RUNNER, Grant("capkeep", 900, 900), Door("/r", 0, 900, 0o660))
+    rooms = [runner]
+    for name, uid in (("reader-a-a", 901), ("reader-b-b", 900)):
+        door = Door(f"/run/capkeep/{name}.sock", uid, uid, 0o600)
+        grant = Grant("capkeep-reader", 902, 902, view=View.HOST)
+        rooms.append(Room(name, RoomKind.READER, grant, door))
+    answer = Answer("a", "reader-a-a", KEY, "capkeep-answerer", 901, 901)
+    plan = Plan(
+        mode=Mode.SYSTEM, places=places, group=900, interpreter="/usr/bin/python3", package="/p",
+        repositories=(), jobs=(), rooms=tuple(rooms), capkeep_version="", answers=(answer,),
+    )  # fmt: skip
+    host = hardening.Host(252, {"reader-a-a": ("/",), "reader-b-b": ("/",)}, large_ids=False)
+    texts = {u.name: u.text.splitlines() for u in units.render(plan, host)}
+    for name, user in (("reader-a-a", "capkeep-answerer"), ("reader-b-b", "capkeep")):
+        socket = texts[f"capkeep-{name}.socket"]
+        assert {f"SocketUser={user}", "SocketMode=0600"} <= {*socket}
+    assert users.declared(("capkeep", "l"), "capkeep", {"l": "/s t/answerer"}) == (
+        'u capkeep - "capkeep room" /nonexistent /usr/sbin/nologin',
+        'u l - "capkeep login" "/s t/answerer" /bin/sh',
+    )

@@ -115,7 +115,17 @@ def _apply(args: argparse.Namespace) -> int:
     removed = _taken(compiler.obsolete())
     _say(args, "made", [*changes.made, *(f"removal of {what}" for what in removed)])
     _remark(args, compiler)
+    _tell_troubles(args, compiler)
     return EXIT_COMPLETE
+
+
+def _tell_troubles(args: argparse.Namespace, compiler: "Compiler") -> None:
+    """Say, to people, what keeps servers out that may come for files: sshd is not ours to change."""
+    from capkeep.host.login_audit import troubles
+    from capkeep.report.text import clean
+
+    for found in () if args.json else troubles(compiler.plan):
+        print(f"{clean(found.what)}: {clean(found.text)}\n  mend: {clean(found.mend)}")
 
 
 def _stop_by_unwinding() -> None:

@@ -67,6 +67,8 @@ def _targets(
 def _unsuited(source: RepositoryConfig, target: RepositoryConfig | None) -> tuple[str, str] | None:
     """Why nothing can be copied from one into the other, and what to write."""
     both = f'write repositories = ["{source.name}", "{target.name if target else "NAME"}"] instead'
+    if source.engine not in ENGINES:
+        return None  # told where it is defined
     if not ENGINES[source.engine].traits.copies:
         return (
             f"{source.engine} cannot copy snapshots from one repository into another",

@@ -62,7 +62,9 @@ def _check_engines(
 ) -> None:
     for i, name in enumerate(table.model.repositories):
         repository = repositories.get(name)
-        if repository and not ENGINES[repository.engine].traits.drills:
+        if repository is None or repository.engine not in ENGINES:
+            continue  # told where it is defined
+        if not ENGINES[repository.engine].traits.drills:
             collector.mistake(
                 table.at("repositories", i),
                 f"{repository.engine} has no drills yet, and repository {name} is {repository.engine}'s",

@@ -38,6 +38,12 @@ def of_target(name: str, target: str) -> str:
     return f"{name}.{target}"
 
 
+def as_written(name: str) -> str:
+    """What such a name was before; any other is itself."""
+    written, dot, _ = name.partition(".")
+    return f"{written}-{TARGET}" if dot else name
+
+
 def members(words: Iterable[str], targets: Iterable[TargetConfig]) -> tuple[TargetConfig, ...]:
     """The targets that a job's list names, each once; what it names and is not there is left out."""
     known = tuple(targets)

@@ -204,9 +204,10 @@ class JobChecker:
         return clean
 
     def _remarks(self, path: str, place: Place, found: Mapping[str, Place]) -> None:
+        real = os.path.realpath(path)
         for repository in self._local:
             local = repository.location.path
-            if is_below(local, os.path.realpath(path)):
+            if is_below(local, real):
                 self._collector.remark(
                     place,
                     f"repository {repository.name} at {local} lies in {path}: it is hidden"

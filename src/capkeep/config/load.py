@@ -32,6 +32,7 @@ from capkeep.config.syntax import NAME_PATTERN
 from capkeep.config.targets import TargetChecker
 from capkeep.config.validate import Checked, TableT, check, known_keys, unknown_key
 from capkeep.engines import ENGINES
+from capkeep.values import Location
 
 __all__ = ["Config", "Mistake", "MistakesError", "load"]
 
@@ -222,6 +223,7 @@ class _Loader:
         }
         checker = RepositoryChecker(programs, self._owner, self.collector)
         values: list[RepositoryConfig] = []
+        places: dict[Location, str] = {}
         written: dict[str, RepositoryConfig | None] = {}
         for name, (table, wrong) in tables.items():
             fields = dict.fromkeys(table.model.model_fields_set, table)
@@ -231,10 +233,10 @@ class _Loader:
                 value = checker.check(own, filled, wrong)
                 if value is None:
                     continue
-                for other in values:
-                    if _same_place(other, value):
-                        said = f"repository {other.name} is at the same place"
-                        self.collector.mistake(table.at("location"), said, "use one name for it")
+                first = places.setdefault(_place(value.location), own)
+                if first != own:
+                    said = f"repository {first} is at the same place"
+                    self.collector.mistake(table.at("location"), said, "use one name for it")
                 values.append(value)
                 written[name] = written[name] or replace(value, name=name)
         return tuple(values), written
@@ -384,7 +386,6 @@ def _is_name(name: str) -> bool:
     return re.fullmatch(NAME_PATTERN, name) is not None
 
 
-def _same_place(one: RepositoryConfig, two: RepositoryConfig) -> bool:
-    return one.location._replace(text="") == two.location._replace(text="") and (
-        not one.location.engine_only or one.location.text == two.location.text
-    )
+def _place(location: Location) -> Location:
+    """What two names of one place have in common."""
+    return location if location.engine_only else location._replace(text="")

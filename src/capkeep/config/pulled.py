@@ -131,6 +131,14 @@ class PullChecker:
         if table.own("host"):
             said = "each target has a host name of its own in its snapshots"
             mistake(table.at("host"), said, "write host-name = … in [targets.NAME]")
+        for i, tag in enumerate(table.model.tags):
+            try:
+                ssh.check_tag(tag)
+            except ValueMistake as found:
+                mistake(table.at("tags", i), found.problem, found.hint)
+        if len(table.model.tags) > ssh.MOST_TAGS:
+            said = f"a target takes {ssh.MOST_TAGS} tags at most"
+            mistake(table.at("tags"), said, "take some away")
         for target in targets:
             first = self._jobs.setdefault(target.name, table.name)
             if first != table.name:

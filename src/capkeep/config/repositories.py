@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from capkeep.config import pulled, syntax
+from capkeep.config.expand import as_written
 from capkeep.config.mistakes import Collector, Place, nearest
 from capkeep.config.model import RepositoryConfig
 from capkeep.config.owners import check_owners
@@ -62,7 +63,8 @@ class RepositoryChecker:
                 self._collector.mistake(table.at("password"), said, "take it away")
             check_secret(model.password, table.at("password"), self._owner, self._collector)
         elif "password" not in wrong and traits.password:
-            hint = f'write password = {{ file = "/etc/capkeep/secrets/{name}" }}'
+            file = f"/etc/capkeep/secrets/{as_written(name)}"
+            hint = f'write password = {{ file = "{file}" }}'
             self._collector.mistake(table.at("password"), "the repository has no password", hint)
         tables = {"credentials": model.credentials, "keeper-credentials": model.keeper_credentials}
         for key, credentials in tables.items():

@@ -42,6 +42,9 @@ OPTIONS: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
 }  # fmt: skip
 _LABELS: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
 _USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+NOT_IN_TAGS: Final = frozenset("{}\\")  # borg would put something in the place of braces
+MOST_TAG: Final = 255  # characters
+MOST_TAGS: Final = 63  # and capkeep's own
 KEY_HINT: Final = 'write it as its file NAME.pub has it: "ssh-ed25519 AAAA…"'
 
 
@@ -122,6 +125,19 @@ def check_host(text: str) -> None:
     if text.count(":") == 1:
         raise ValueMistake(f"{text!r} is not a host", f"{hint}; the port is port = …")
     raise ValueMistake(f"{text!r} is not a host's name", hint)
+
+
+def check_name(text: str) -> None:
+    """Raises ValueMistake for what a target would not take for its name in a snapshot."""
+    if not _LABELS.fullmatch(text):
+        raise ValueMistake(f"{text!r} is not a host name", 'write host-name = "web1"')
+
+
+def check_tag(text: str) -> None:
+    """Raises ValueMistake for a tag that a target would not take."""
+    if len(text) > MOST_TAG or not NOT_IN_TAGS.isdisjoint(text):
+        said = f"a target takes no tag with {' or '.join(sorted(NOT_IN_TAGS))} in it"
+        raise ValueMistake(f"{said}, or with more than {MOST_TAG} characters", "choose another")
 
 
 def _is_address(text: str) -> bool:

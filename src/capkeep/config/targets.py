@@ -42,9 +42,8 @@ class TargetChecker:
         if "host" not in wrong:
             self._told(table.at("host"), partial(ssh.check_host, host))
         self._told(table.at("user"), partial(ssh.check_user, model.user))
-        if not model.host_name.isprintable() or " " in model.host_name:
-            hint = 'write host-name = "name"'
-            self._collector.mistake(table.at("host-name"), "is not a host name", hint)
+        if table.gives("host_name"):
+            self._told(table.at("host-name"), partial(ssh.check_name, model.host_name))
         self._groups(table)
         jump = self._jump(name, table, wrong)
         for key, value in model.options.items():

@@ -53,7 +53,7 @@ def ssh(there: Way, known: str, command: str, *, terminal: bool = False) -> list
     options = [*_believing(known), f"HostKeyAlias={HERE}", "ForwardAgent=no",
                "ClearAllForwardings=yes", "RemoteCommand=none"]  # fmt: skip
     if there.jump:
-        options.append(f"ProxyCommand=exec {shlex.join(through(there, known))}")
+        options.append(f"ProxyCommand={shlex.join(through(there, known))}")
     flags = [word for option in options for word in ("-o", option)]
     port = ["-p", str(there.port)] if there.port else []
     return [SSH, *flags, *port, "-t" if terminal else "-T", "--", there.login, command]
@@ -121,6 +121,6 @@ def scanning(there: Way, pinned: str, known: str, algorithm: str) -> list[str]:
                "GlobalKnownHostsFile=/dev/null", f"HostKeyAlias={HERE}", "HashKnownHosts=no",
                f"HostKeyAlgorithms={algorithm}", "PreferredAuthentications=none",
                "UpdateHostKeys=no", "LogLevel=QUIET",
-               f"ProxyCommand=exec {shlex.join(through(there, pinned))}"]  # fmt: skip
+               f"ProxyCommand={shlex.join(through(there, pinned))}"]  # fmt: skip
     flags = [word for option in options for word in ("-o", option)]
     return [SSH, *flags, "-p", str(there.port), "-N", "-T", "--", there.login]

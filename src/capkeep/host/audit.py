@@ -9,7 +9,7 @@ from typing import Final
 
 from capkeep.config.mistakes import MistakesError
 from capkeep.errors import CapkeepError
-from capkeep.host import drift, login_audit, polkit, programs, sshd, systemd, unit_state
+from capkeep.host import drift, login_audit, polkit, programs, systemd, unit_state
 from capkeep.host.changes import file_change, indented
 from capkeep.host.compile import Compiler
 from capkeep.host.files import Owner
@@ -33,7 +33,7 @@ def audit(places: Places, mode: Mode) -> Audit:
     findings = [
         *_safely(Kind.CONFIGURATION, places.config, lambda: _config(places, mode, plan)),
         *_safely(Kind.DRIFT, places.state, lambda: drift.differences(plan)),
-        *_safely(Kind.LOGIN, sshd.CONFIG, lambda: login_audit.findings(plan)),
+        *login_audit.troubles(plan),
         *_safely(Kind.PROGRAM, plan.package, lambda: programs.programs(plan)),
         *_safely(Kind.SECRET, places.secrets, lambda: programs.secrets(plan)),
     ]

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Final
 
+from capkeep import __file__ as own
 from capkeep.config.model import Config, TargetConfig
 from capkeep.errors import CapkeepError, Failure, RefusedError, StepError, UsageError
 from capkeep.host.admin_ssh import SSH_FAILED, Way, on_terminal, ssh, write_known
@@ -55,12 +56,14 @@ def enrolment(config: Config, target: TargetConfig, key: PublicKey, hostname: st
     engines = {r.name: r.engine for r in config.repositories}
     server = plain_name(hostname.partition(".")[0])
     # One host may be two targets, each with a key and a job of its own.
-    alike = [t for t in config.targets if (t.host, t.port) == (target.host, target.port)]
+    place = (target.host, target.port, target.jump)
+    alike = [t for t in config.targets if (t.host, t.port, t.jump) == place]
+    name = server if len(alike) == 1 else plain_name(server, target.name)
     return Enrolment(
-        name=server if len(alike) == 1 else plain_name(server, target.name),
+        name=name,
         server=hostname,
         target=target.name,
-        job=plain_name(server, job.name.partition(".")[0]),
+        job=plain_name(name, job.name.partition(".")[0]),
         engine=engines[job.repositories[0]],
         key=key._replace(comment=f"capkeep@{server}").line,
         include=job.include,
@@ -75,7 +78,9 @@ def way(target: TargetConfig, login: str, jump: str) -> Way:
     login = login or f"root@{target.host}"
     login = login if "@" in login else f"root@{login}"
     for word in (login, jump):
-        if word.startswith("-") or not word.isprintable() or " " in word:
+        user, _, host = word.rpartition("@")
+        odd = user.startswith("-") or host.startswith("-") or " " in word
+        if odd or not word.isprintable():
             raise UsageError(f"{word!r} is no login", hint="write USER@HOST")
     same = login.rpartition("@")[2] == target.host  # else it is a name of his own for the host
     port = target.port if same else 0
@@ -113,7 +118,10 @@ def _runs_as(source: SecretSource, prefix: str) -> Grant:
 
 
 def carried() -> Carried:
-    """This installed capkeep, with what it imports, to be unpacked somewhere else."""
+    """This installed capkeep, with what it imports, to be unpacked somewhere else.
+
+    Raises RefusedError where it is not installed as packages are.
+    """
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
@@ -141,6 +149,13 @@ def _installed(name: str, seen: set[str] | None = None) -> Iterator[tuple[str, s
             f"{name} is not installed here as a package, so it cannot be carried along",
             hint="install capkeep on the target by itself",
         ) from error
+    if name == "capkeep" and not os.path.samefile(
+        str(found.locate_file(name)), os.path.dirname(own)
+    ):
+        raise RefusedError(
+            f"this is capkeep in {os.path.dirname(own)}, and another one is installed",
+            hint="install capkeep on the target by itself",
+        )
     for file in found.files or ():
         path = str(found.locate_file(file))
         plain = ".." not in file.parts and "__pycache__" not in file.parts

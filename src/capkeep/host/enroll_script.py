@@ -65,13 +65,13 @@ def drop_in(enrolment: Enrolment) -> str:
     """The target's part of the configuration."""
     e = enrolment
     lines = [
-        f"# Made by `capkeep enroll {e.target}` on {_comment(e.server)}, which comes for these files.",
-        "# A change here must be made there too; enrolling again overwrites this.",
-        f"[repositories.{e.name}]",
+        f"# Made by `capkeep enroll {_comment(e.target)}` on {_comment(e.server)}.",
+        "# That one comes for these files. What is changed here must be changed there too.",
+        f"[repositories.{_key(e.name)}]",
         f"engine = {toml(e.engine)}",
         f"pulled-by = {toml(e.key)}",
         "",
-        f"[jobs.{e.job}]",
+        f"[jobs.{_key(e.job)}]",
         f"repositories = {toml([e.name])}",
         *_list("include", e.include),
         *_list("exclude", e.exclude),
@@ -79,6 +79,11 @@ def drop_in(enrolment: Enrolment) -> str:
         *([] if e.canary else ["canary = false"]),
     ]
     return "\n".join((*lines, ""))
+
+
+def _key(name: str) -> str:
+    """A part of a table's name; bare if it is as names are."""
+    return name if name == plain_name(name) else toml(name)
 
 
 def _comment(text: str) -> str:
@@ -115,8 +120,8 @@ def script(
     head = (
         "#!/bin/sh\n"
         f"# This {does} {_comment(e.server)} {what} files of this host:"
-        f" made by `capkeep enroll {e.target}` there.\n"
-        "# Read it, then run it as root. It changes nothing but what its last lines say.\n"
+        f" made by `capkeep enroll {_comment(e.target)}` there.\n"
+        "# Read it, then run it as root: sh THIS-FILE\n"
     )
     given = "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
     unpack = _unpack(carried) if carried else "unpack() { return 1; }\n"

@@ -3,8 +3,10 @@
 import grp
 import os
 import shlex
+import stat
 from collections.abc import Iterator
 
+from capkeep.errors import CapkeepError
 from capkeep.host import answerer, sshd, users
 from capkeep.host.finding import Finding, Kind
 from capkeep.host.ssh_keys import parse
@@ -18,12 +20,22 @@ def findings(plan: Plan, config: str = sshd.CONFIG) -> Iterator[Finding]:
     """A finding for each trouble, by sshd's configuration. Raises CapkeepError if it cannot be asked."""
     for name in answerer.logins(plan):
         login = _login(plan, name)
+        yield from _program(plan, login)
         yield from _files(login)
         yield from _groups(login)
         settings = sshd.effective(name, config)
         yield from _other_keys(settings, login)
         for text, mend in sshd.judge(settings, login):
             yield Finding(Kind.LOGIN, sshd.CONFIG, text, mend)
+
+
+def troubles(plan: Plan) -> tuple[Finding, ...]:
+    """The findings, or the one that they cannot be had."""
+    try:
+        return tuple(findings(plan))
+    except (CapkeepError, OSError) as error:
+        hint = error.hint if isinstance(error, CapkeepError) else ""
+        return (Finding(Kind.LOGIN, sshd.CONFIG, str(error), hint or f"{sshd.SSHD} -t"),)
 
 
 def exceptions(plan: Plan) -> Iterator[str]:
@@ -42,6 +54,19 @@ def _login(plan: Plan, name: str) -> sshd.Login:
     kinds = tuple(parse(answer.key).kind for answer in answers)
     home, keys = answerer.home(plan.places), answerer.keys_path(plan.places)
     return sshd.Login(name, (_group(answers[0].gid),), home, keys, kinds)
+
+
+def _program(plan: Plan, login: sshd.Login) -> Iterator[Finding]:
+    """What others may not read, rooms see all the same; a login does not."""
+    for path in (plan.interpreter, f"{plan.package}/capkeep/rooms/answerer.py"):
+        parts = path.split("/")
+        for end in range(2, len(parts) + 1):
+            part = "/".join(parts[:end])
+            needed, letter = (stat.S_IXOTH, "x") if end < len(parts) else (stat.S_IROTH, "r")
+            if os.path.exists(part) and not os.stat(part).st_mode & needed:
+                text = f"{login.name} may not read it, and cannot start capkeep"
+                yield Finding(Kind.LOGIN, part, text, f"chmod o+{letter} {shlex.quote(part)}")
+                break
 
 
 def _group(gid: int) -> str:

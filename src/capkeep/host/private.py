@@ -5,6 +5,7 @@ import os
 from capkeep.config.jobs import is_below
 from capkeep.config.mistakes import Collector, MistakesError, Place
 from capkeep.config.model import Config
+from capkeep.plan.hidden import hidden
 from capkeep.plan.model import Plan
 
 
@@ -14,12 +15,12 @@ def refuse_private(plan: Plan, config: Config) -> None:
     Secrets, repositories, and the other rooms' sockets and caches: so a hook's capability, or its
     user's group, has nothing of them to read.
     """
-    hidden = {p for r in plan.rooms for p in r.grant.hide}
+    private = {*map(os.path.realpath, hidden(config, plan.places))}
     collector = Collector()
     for room in plan.rooms:
         shown = (*room.grant.read, *room.grant.sockets, *room.grant.shared) if room.hook else ()
         for path in shown:
-            for place in sorted(hidden):
+            for place in sorted(private):
                 if is_below(path, place) or is_below(place, path):
                     here = "lies in" if is_below(path, place) else "holds"
                     collector.mistake(

@@ -97,6 +97,8 @@ class _Prober:
 
     def _reason(self, room: Room) -> str:
         """Where more is said."""
+        if room.kind is RoomKind.PULLER:
+            return f"capkeep target check {self._plan.job(room.job).target}"
         if self._units and room.door:
             return f"journalctl -u '{self._plan.name}-{room.name}@*'"
         return APPLY
@@ -126,9 +128,7 @@ class _Prober:
             Finding(Kind.WEAKER, f"{name} ({process})", text, mend) for text in weaker
         )
 
-    def _take_told(
-        self, asked: Room, process: str, facts: Facts, weaker: tuple[str, ...]
-    ) -> None:
+    def _take_told(self, asked: Room, process: str, facts: Facts, weaker: tuple[str, ...]) -> None:
         """What another host says of its own rooms: its grants and namespaces are not known here."""
         uid, gid = next(iter(facts.uids), -1), next(iter(facts.gids), -1)
         grant = asked.grant._replace(

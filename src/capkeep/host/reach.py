@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.host.direct import converse
 from capkeep.host.probe import REQUEST, visit
 from capkeep.plan.model import Plan, Room, RoomKind, Starter
 from capkeep.rooms.protocol import Message
+
+ENGINE_MOST: Final = 40  # characters
 
 
 class Reached(NamedTuple):
@@ -18,7 +20,7 @@ class Reached(NamedTuple):
     job: str
     repository: str
     seconds: float
-    engine: str = ""  # "restic 0.18.0", as the target says
+    engine: str = ""  # what the engine there says of itself, beginning with "restic 0.18.0"
     failure: str = ""  # "": it answers
     text: str = ""
     hint: str = ""
@@ -35,14 +37,11 @@ def _reach(plan: Plan, room: Room) -> Reached:
     begun = time.monotonic()
     found = Reached(plan.job(room.job).target, room.job, room.repository, 0.0)
     said = _ask(plan, room)
-    failure = said.get("failure")
-    return found._replace(
-        seconds=time.monotonic() - begun,
-        engine=str(said.get("engine") or ""),
-        failure="" if failure is None else str(failure),
-        text=str(said.get("text") or ""),
-        hint=str(said.get("hint") or ""),
-    )
+    seconds, text = time.monotonic() - begun, str(said.get("text") or "")
+    if (failure := said.get("failure")) is None:
+        return found._replace(seconds=seconds, engine=text[:ENGINE_MOST])
+    hint = str(said.get("hint") or "")
+    return found._replace(seconds=seconds, failure=str(failure), text=text, hint=hint)
 
 
 def _ask(plan: Plan, room: Room) -> Message:

@@ -17,6 +17,7 @@ from capkeep.config.model import (
 )
 from capkeep.errors import ConfigError
 from capkeep.plan import copies, dumps, giver, hooks, jobs, prover, pull
+from capkeep.plan.hidden import hidden
 from capkeep.plan.model import (
     Access,
     Door,
@@ -41,7 +42,7 @@ from capkeep.plan.model import (
     room_users,
 )
 from capkeep.plan.timetable import Timetable, timetables
-from capkeep.values import GIVEN_STORES, PLAIN_STORES, SEALED_STORES, SecretSource
+from capkeep.values import SecretSource
 
 READ_CAPABILITIES: Final = ("CAP_DAC_READ_SEARCH",)
 RESTORE_CAPABILITIES: Final = (
@@ -254,6 +255,7 @@ class _Rooms:
         self._places = host.places
         self._limits = _limits(config.limits)
         self._system = host.mode is Mode.SYSTEM
+        self._hidden = hidden(config, host.places)
 
     def all(self) -> list[Room]:
         """Every room, in the order in which people think of them."""
@@ -401,7 +403,7 @@ class _Rooms:
             for name in job.repositories:
                 if job.target:
                     room = self._asked(RoomKind.PULLER, job, by_name[name])
-                    rooms.append(pull.puller(room, targets[job.target], self._hidden()))
+                    rooms.append(pull.puller(room, targets[job.target]))
                 else:
                     rooms.append(self._reader(job, by_name[name]))
         return rooms
@@ -415,7 +417,7 @@ class _Rooms:
             capabilities=self._capabilities(READ_CAPABILITIES),
             view=View.HOST,
             sources=tuple(dict.fromkeys((*job.include, *staged, *canary))),
-            hide=self._hidden(),
+            hide=self._hidden,
         )
         return room._replace(grant=grant)
 
@@ -436,21 +438,6 @@ class _Rooms:
     def _login(self) -> tuple[int, int]:
         """uid and gid of whoever servers log in as."""
         return self._host.users[pull.login(self._config.host.user_prefix)]
-
-    def _hidden(self) -> tuple[str, ...]:
-        """What no room that reads files may see: secrets, repositories, other rooms' places."""
-        places = self._places
-        own = [places.secrets, places.cache, places.run, f"{places.state}/vault"]
-        own.append(f"{places.state}/keys")
-        secrets = [s for r in self._config.repositories for s in r.secrets]
-        secrets += [source for n in self._config.notify for _, source in n.secrets]
-        secrets += [target.identity for target in self._config.targets]
-        files = [s.file for s in secrets if s.file]
-        stores = PLAIN_STORES + SEALED_STORES + GIVEN_STORES
-        credentials = [f"{d}/{s.credential}" for s in secrets if s.credential for d in stores]
-        local = [r.location.path for r in self._config.repositories if r.location.is_local]
-        own += [path for path in prover.all_scratches(self._config) if path]
-        return _outermost([*own, *local, *files, *credentials])
 
     def _vault(
         self, repository: RepositoryConfig, login: dict[str, SecretSource], suffix: str = ""
@@ -557,9 +544,3 @@ class _Rooms:
             wire=wire,
             secrets=tuple(secrets),
         )
-
-
-def _outermost(paths: list[str]) -> tuple[str, ...]:
-    """The paths without those that lie in another of them, in their first order."""
-    unique = list(dict.fromkeys(paths))
-    return tuple(p for p in unique if not any(p.startswith(q.rstrip("/") + "/") for q in unique))

@@ -104,7 +104,7 @@ class Grant(NamedTuple):
     sources: tuple[str, ...] = ()  # HOST view: the paths whose filesystems must be visible
     read: tuple[str, ...] = ()  # bound read-only at their own paths (TOOLS view)
     write: tuple[str, ...] = ()  # bound writable at their own paths
-    hide: tuple[str, ...] = ()  # shown as empty in a HOST view; no hook is shown any of it
+    hide: tuple[str, ...] = ()  # HOST view: shown as empty
     network: bool = False
     limits: Limits = Limits()
     sockets: tuple[str, ...] = ()  # directories of unix sockets that it may connect to, if there

@@ -66,13 +66,12 @@ def reader_name(job: JobConfig, repository: RepositoryConfig) -> str:
     return f"{RoomKind.READER}-{job.name}-{repository.name}"
 
 
-def puller(room: Room, found: TargetConfig, hidden: tuple[str, ...]) -> Room:
+def puller(room: Room, found: TargetConfig) -> Room:
     """A room that logs in to the target: it has the network, and sees no file.
 
-    `room` is what whoever brings a job's files has. `hidden` is what no room may see that reads
-    files: hooks are shown none of it, on a server without readers too.
+    `room` is what whoever brings a job's files has.
     """
-    grant = room.grant._replace(network=True, hide=hidden)
+    grant = room.grant._replace(network=True)
     return room._replace(grant=grant, secrets=(*room.secrets, Secret("identity", found.identity)))
 
 

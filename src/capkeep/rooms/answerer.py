@@ -24,6 +24,7 @@ from capkeep.rooms.pull.pump import LostError, Pump
 
 CONNECTION_IN, CONNECTION_OUT = 0, 1
 CONNECT_SECONDS: Final = 10
+ASK_SECONDS: Final = 25  # less than a silence that would end all
 
 
 def main() -> int:
@@ -121,6 +122,7 @@ class _Answer:
             except ProtocolError as error:
                 self._refuse(Failure.REFUSED, f"the request was refused: {error}")
                 return
+            self._door.settimeout(ASK_SECONDS)
             with suppress(OSError):  # one that turns us away may have said why
                 sent = socket.send_fds(self._door, [request], [far.fileno()])
                 self._door.sendall(request[sent:])

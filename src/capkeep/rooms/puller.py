@@ -8,6 +8,7 @@ fills and empties, so the vault's promises hold against the target as they do ag
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -28,7 +29,8 @@ from capkeep.rooms.service import StoreError
 from capkeep.rooms.vault import REST_ENGINES
 
 END_SECONDS: Final = 2.0  # for ssh to end by itself
-SAID_MOST: Final = 256 << 20  # bytes of what a target tells, progress apart
+SAID_MOST: Final = 64 << 20  # bytes that a target may tell at once, and so many a second
+SAID_A_SECOND: Final = 32 << 10
 ENROLL: Final = "change both sides alike: `capkeep enroll` it again"
 # What must have been proven before a result is believed, by action.
 PROVEN: Final = {
@@ -118,7 +120,7 @@ class _Pull:
         self._result: Message | None = None
         self._proven: set[str] = set()
         self._heard_any = self._alike = self._key_forgotten = False
-        self._said = 0
+        self._said, self._begun = 0, time.monotonic()
         self._released = self._vault_gone = False  # the vault has been told that the engine is done
         self._stored: Message | None = None
 
@@ -185,6 +187,9 @@ class _Pull:
     def _take(self, message: Message, size: int) -> None:
         event = message.get("event")
         self._heard_any = True
+        self._said += size
+        if self._said > SAID_MOST + SAID_A_SECOND * (time.monotonic() - self._begun):
+            raise ProtocolError(f"more than {SAID_MOST >> 20} MiB of events")
         if event == "kept":
             self._compare(message)
         elif event == "result":
@@ -197,9 +202,6 @@ class _Pull:
         elif not self._alike and event not in EARLY:
             raise ProtocolError("an event before it said what it keeps")
         elif (made_anew := self._rebuilder.event(message)) is not None:
-            self._said += size if event != "progress" else 0
-            if self._said > SAID_MOST:
-                raise ProtocolError(f"more than {SAID_MOST >> 20} MiB of events")
             if event == "proof":
                 self._proven.add(str(made_anew["process"]))
             self._room.tell(made_anew)

@@ -132,6 +132,8 @@ def _none(part: str) -> NoReturn:
 
 
 def _jobs(plan: Plan, request: Message) -> list[Job]:
+    if not plan.jobs:
+        raise RefusedError("no job of this host is run from here: servers come for its files")
     return [plan.job(name) for name in _chosen(request, "jobs", [j.name for j in plan.jobs])]
 
 

@@ -95,6 +95,7 @@ class Session:
         """`opens`: whether this side opens channels; the other one then may not."""
         self.outgoing = bytearray(HELLO)
         self.greeted = False  # the other side's hello has come
+        self.idle = 0  # frames that came and changed nothing; the owner may set it back
         self._opens = opens
         self._next = FIRST
         self._incoming = bytearray()
@@ -137,6 +138,7 @@ class Session:
         if kind == Type.PING:
             if number or payload:
                 raise FrameError("a ping that says something")
+            self.idle += 1
             return None
         if kind == Type.OPEN:
             return self._opened(number, payload)
@@ -144,6 +146,7 @@ class Session:
         if channel is None:
             # What was sent before our last word on that channel had come.
             if number < self._next and kind in (Type.CREDIT, Type.RESET):
+                self.idle += 1
                 return None
             raise FrameError(f"a frame of type {kind} on a channel that is not open")
         act = _ACTS.get(kind)
@@ -188,6 +191,7 @@ class Session:
         if payload:
             raise FrameError("a reset with words")
         if channel.ended:
+            self.idle += 1
             return None
         self.end(number)
         return Unwanted(number)

@@ -25,10 +25,14 @@ _CHANGED: Final = (
 _REFUSED: Final = "{0} does not let us in: our key is not, or not any more, in its authorized_keys"
 _LOUD: Final = r"identification has changed|host key (is )?known|host key verification failed"
 _SHUT: Final = r"permission denied \(|too many authentication"
-_STRANGE: Final = rf"{WORD}|not found|no such file|no module named|cannot execute|currently not available"
+_AWAY: Final = r"kex_exchange|could not resolve|ssh: connect to|stdio forwarding failed"
+_STRANGE: Final = (
+    rf"{WORD}|not found|no such file|no module named|cannot execute|currently not available"
+)
 _SAID: Final = (
     (re.compile(_LOUD, re.IGNORECASE), Failure.DENIED, _CHANGED, ""),
     (re.compile(_SHUT, re.IGNORECASE), Failure.DENIED, _REFUSED, "enroll it again"),
+    (re.compile(_AWAY, re.IGNORECASE), Failure.UNREACHABLE, "{0} cannot be reached", ""),
     (re.compile(_STRANGE, re.IGNORECASE), Failure.REFUSED,
      "{0} lets us in, and no capkeep answers there", "enroll it again"),
 )  # fmt: skip
@@ -66,7 +70,7 @@ def _way(target: Target, known: str, own: tuple[str, ...]) -> str:
     argv = [SSH, "-F", "none", *flags, "-T", "-x", "-a", "-W", "[%h]:%p", "--", host]
     # Read by ssh itself, for its escapes, and then by a shell; the target's name is the one escape.
     words = [word if word == "[%h]:%p" else word.replace("%", "%%") for word in argv]
-    return f"ProxyCommand=exec {shlex.join(words)}"
+    return f"ProxyCommand={shlex.join(words)}"
 
 
 def _host_and_port(place: str) -> tuple[str, str]:

@@ -15,8 +15,9 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from capkeep.errors import CapkeepError
-from capkeep.rooms.pull.frames import PAYLOAD, Data, Ended, Opened, Session, Unwanted
+from capkeep.rooms.pull.frames import PAYLOAD, Data, Ended, FrameError, Opened, Session, Unwanted
 
+IDLE_MOST: Final = 1000  # frames a second that change nothing
 READ_SIZE: Final = 1 << 18
 FULL: Final = 1 << 20  # bytes that wait to be sent: no descriptor is read meanwhile
 CHOKED: Final = 2 << 20  # the same: the connection is not read either
@@ -192,6 +193,8 @@ class Pump:
                 self._to_owner(event)
             else:
                 self._to_lane(lane, event)
+        if self._session.idle > IDLE_MOST:
+            raise FrameError("a flood of frames that say nothing")
 
     def _to_lane(self, lane: Lane, event: Data | Ended | Unwanted) -> None:
         if isinstance(event, Unwanted):
@@ -232,6 +235,7 @@ class Pump:
             self._session.ping()
         if now - self._ticked >= TICK_SECONDS:
             self._ticked = now
+            self._session.idle = 0
             self._owner.tick()
 
     # -- lanes

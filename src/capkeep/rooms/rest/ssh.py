@@ -169,12 +169,12 @@ class Ssh:
             threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        with open(self._words_read, encoding="utf-8", errors="replace") as words:
-            for line in words:
-                if line.strip():
-                    self._said.append(line.strip())
+        with open(self._words_read, encoding="utf-8", errors="replace") as said:
+            for line in said:
+                if words := _plain(line):
+                    self._said.append(words)
                 with suppress(OSError):
-                    os.write(2, f"ssh: {line}".encode())
+                    os.write(2, f"ssh: {words}\n".encode())
 
     @property
     def words_fd(self) -> int:
@@ -186,7 +186,7 @@ class Ssh:
         os.set_blocking(self._words_read, False)
         with suppress(BlockingIOError):
             said = os.read(self._words_read, 65536).decode(errors="replace")
-            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            lines = [words for line in said.splitlines() if (words := _plain(line))]
             self._said.extend(lines)
             told = "".join(f"ssh: {line}\n" for line in lines if PROGRESS not in line).encode()
             told = told[: max(0, LOGGED - self._logged)]
@@ -234,6 +234,11 @@ class Ssh:
             self._words = -1
             if self._read_words:
                 os.close(self._words_read)
+
+
+def _plain(line: str) -> str:
+    """A line without what moves a cursor or begins another line: a server may say anything."""
+    return "".join(c if c.isprintable() else " " for c in line).strip()
 
 
 def _named(login: Login) -> tuple[str, ...]:
