@@ -112,6 +112,12 @@ def say_good_without_backup() -> None:
     drain(5)
 
 
+def say_good_in_the_counts_alone() -> None:
+    begin()
+    done()
+    drain(5)
+
+
 def name_an_option_as_snapshot() -> None:
     begin()
     option = "--password-command=touch /srv/owned"

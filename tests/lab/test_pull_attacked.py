@@ -148,7 +148,7 @@ def unharmed(hosts: Pair, before: list[dict[str, object]]) -> None:
 @pytest.mark.parametrize(
     "wish",
     [
-        "say_good_without_backup", "name_an_option_as_snapshot", "open_many", "send_without_credit",
+        "say_good_without_backup", "say_good_in_the_counts_alone", "name_an_option_as_snapshot", "open_many", "send_without_credit",
         "say_a_huge_line", "announce_a_huge_frame", "flood_with_events", "flood_with_pings",
         "give_credit_for_ever", "greet_with_a_banner", "show_a_false_proof", "show_files_of_others",
     ],
