@@ -157,10 +157,8 @@ def _afresh(hosts: Pair, pulls: tuple[Pull, ...]) -> None:
         engine, _, target = pull.repository.partition(".")
         hosts.server.ok("sh", "-c", EMPTY, "sh", f"/srv/{engine}/{target}")
         hosts.server.ok("capkeep", "init", pull.repository, seconds=120)
-    for machine in (hosts.server, hosts.target):
-        machine.ok(
-            "sh", "-c", EMPTY, "sh", *machine.ok("sh", "-c", "ls -d /var/cache/capkeep/*/*").split()
-        )
+    for machine in (hosts.server, hosts.target):  # what is in each room's own
+        machine.ok("find", "/var/cache/capkeep", "-mindepth", "2", "-delete")
 
 
 def _ratios(times: tuple[Times, Times], key: str, side: str, suffix: str) -> dict[str, float]:

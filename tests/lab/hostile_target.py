@@ -15,7 +15,7 @@ HELLO = b"capkeep pull 1\n"
 OPEN, DATA, END, RESET, CREDIT, PING = range(1, 7)
 TALK, WIRE, FIRST = 0, 1, 2
 PAYLOAD = 1 << 16
-SECONDS = 4.0  # for whoever floods
+SECONDS = 2.0  # for whoever floods
 EVIL = "\x1b[2J\x1b]0;owned\x07\x1b[31mowned\r\x9b31m\u202e"
 
 
@@ -71,8 +71,20 @@ def drain(seconds: float) -> None:
             hear()
 
 
+CAPABILITY = ["CAP_DAC_READ_SEARCH"]
+FACTS = {
+    "pid": 7, "uids": [995] * 4, "gids": [995] * 4, "groups": [995], "inheritable": CAPABILITY,
+    "permitted": CAPABILITY, "effective": CAPABILITY, "bounding": CAPABILITY, "ambient": CAPABILITY,
+    "no_new_privs": True, "seccomp": 2, "seccomp_filters": 35, "landlock": 7,
+    "namespaces": [["mnt", 1], ["net", 2]], "separated": ["ipc", "mnt", "net", "uts"],
+    "interfaces": ["lo"], "writable": ["/proc"], "dumpable": False, "proc": [],
+}  # fmt: skip
+
+
 def begin(**more: object) -> None:
     """What an honest room says first, as far as it is needed."""
+    for process in ("room", "engine"):
+        tell(event="proof", process=process, facts=FACTS, weaker=[], accepted=[])
     include = sys.argv[2:]
     tell(event="kept", include=include, exclude=[], one_file_system=False, canary=True, **more)
     for path in include:
@@ -97,6 +109,12 @@ def flood(data: bytes) -> None:
 def say_good_without_backup() -> None:
     begin()
     done(snapshot="0123abcd")
+    drain(5)
+
+
+def say_good_in_the_counts_alone() -> None:
+    begin()
+    done()
     drain(5)
 
 

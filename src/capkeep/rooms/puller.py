@@ -92,17 +92,19 @@ def _asked(brief: Brief, job: Job, request: Message) -> Message:
 def _checked(room: EngineRoom, asked: Message, result: Message) -> Message:
     """A target's success is worth what our vault has of it. Raises StepError."""
     repository, names = room.brief.repository, result.get("snapshots_stored")
-    snapshot = str(result.get("snapshot") or "")
+    summary = result.get("summary")
+    said = (result, summary) if isinstance(summary, dict) else (result,)  # either may name one
     options = asked["options"]
     dry_run = isinstance(options, dict) and options.get("dry_run") is True
     known = repository is not None and repository.engine in REST_ENGINES
-    if result.get("failure") is None and snapshot and known and not dry_run:
-        there = names if isinstance(names, list) else []
-        if not any(str(name).startswith(snapshot) for name in there):
-            raise StepError(
-                Failure.REFUSED,
-                f"the target says that it has made snapshot {snapshot[:8]}, and our vault got none",
-            )
+    if result.get("failure") is None and known and not dry_run:
+        there = tuple(map(str, names)) if isinstance(names, list) else ()
+        for snapshot in (str(one.get("snapshot") or "") for one in said):
+            if snapshot and not any(name.startswith(snapshot) for name in there):
+                raise StepError(
+                    Failure.REFUSED,
+                    f"the target says that it has made snapshot {snapshot[:8]}, and our vault got none",
+                )
     return result
 
 
