@@ -80,8 +80,10 @@ def _systemd(seen: Seen) -> Judged:
         text = f"process 1 may not have {READ}, and so no unit of it"
         reasons.append(Reason(text, _container(READ)))
     remarks = [_own_ids()] if not seen.own_ids else []
+    # What keeps this session from it says nothing of process 1.
+    tells = ADMIN in seen.bounding or ADMIN not in (here.bounding or ())
     for name, directive in DIRECTIVES.items():
-        if seen.namespaces and (number := seen.namespaces.get(name, 0)):
+        if tells and seen.namespaces and (number := seen.namespaces.get(name, 0)):
             words = f"{directive}= separates nothing here, in silence: {_why(seen, name, number)}"
             if directive in here.accepted:
                 remarks.append(Reason(f"{words}; accept-missing allows it", "nothing"))
@@ -90,7 +92,7 @@ def _systemd(seen: Seen) -> Judged:
                 reasons.append(Reason(words, mend))
     remarks += (Reason(text, "a newer systemd") for text in here.left_out)
     remarks += (Reason(f"systemd has said: {t}", "capkeep audit") for t in here.proceeding)
-    not_seen = "" if seen.root else "what its units separate here: only root can try it"
+    not_seen = "" if seen.root and tells else "what its units can separate: only root can try it"
     return _said(Way.SYSTEMD, reasons, remarks, not_seen)
 
 
@@ -99,11 +101,8 @@ def _doors(seen: Seen) -> Judged:
     if READ not in seen.bounding:
         text = f"whoever asks may not have {READ} himself (bounding set), and can give it to nobody"
         reasons.append(Reason(text, _container(READ)))
-    for name in OF_ROOMS if seen.namespaces is not None else ():
-        if number := (seen.namespaces or {}).get(name, 0):
-            text = f"no {name} namespace can be made: {_why(seen, name, number)}"
-            reasons.append(Reason(text, _mend(seen, name, number)))
-    if seen.mounts:
+    reasons += _namespaces(seen)
+    if seen.mounts and not (seen.namespaces or {}).get("mnt"):
         text = f"nothing can be mounted: {_why(seen, 'mnt', seen.mounts)}"
         reasons.append(Reason(text, _mend(seen, "mnt", seen.mounts)))
     if not reasons and seen.room:
@@ -115,6 +114,17 @@ def _doors(seen: Seen) -> Judged:
         remarks.append(Reason(text, "add landlock to lsm= on the kernel's command line"))
     judged = _said(Way.DOORS, reasons, remarks)
     return judged if seen.root else _unknown(judged, NEEDS_ROOT)
+
+
+def _namespaces(seen: Seen) -> Iterator[Reason]:
+    """Those that rooms need and cannot have; one sentence for all that lack for the same reason."""
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for name in OF_ROOMS:
+        if seen.namespaces and (number := seen.namespaces.get(name, 0)):
+            same = (_why(seen, name, number), _mend(seen, name, number))
+            lacking.setdefault(same, []).append(name)
+    for (why, mend), names in lacking.items():
+        yield Reason(f"no namespace of kind {', '.join(names)} can be made: {why}", mend)
 
 
 def _user(seen: Seen) -> Judged:
@@ -168,7 +178,7 @@ def _files(seen: Seen) -> Judged:
         text = f"a program that was given it did not have it: {files.trial}"
         reasons.append(Reason(text, ANOTHER))
     judged = _said(Way.FILE, reasons, _fragile(files))
-    if files.trial is None:
+    if files.trial is None and not reasons:
         return _unknown(judged, "it was not tried" if seen.root else NEEDS_ROOT)
     return judged
 

@@ -3,7 +3,7 @@
 What is tried is tried in a child that ends at once; the one file that is needed for it is made in a
 directory of root's own, and gone again before it is run.
 
-Sources: unshare(2), capabilities(7), proc(5), pam.d(5), journalctl(1).
+Sources: unshare(2), capabilities(7), proc(5), journalctl(1).
 """
 
 import errno
@@ -11,7 +11,6 @@ import os
 import select
 import shutil
 import signal
-import stat
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,14 +19,15 @@ from functools import partial
 from typing import Final
 
 from capkeep.errors import CapkeepError
-from capkeep.host import bubblewrap, pam_stack, programs, sshd, systemd, users
+from capkeep.host import bubblewrap, pam_seen, programs, systemd
 from capkeep.host.commands import ENVIRONMENT, run_command
-from capkeep.host.ways_seen import KILLED, NUMBER, READ, SETTINGS, Files, Held, Pam, Seen, Systemd
+from capkeep.host.pam_seen import read_text
+from capkeep.host.ways_seen import KILLED, NUMBER, READ, SETTINGS, Files, Held, Seen, Systemd
 from capkeep.kernel import libc, mounts
 from capkeep.kernel.facts import OVERFLOW_ID, Facts, capability_names, read_facts
 from capkeep.kernel.ownership import NEW_USER
 from capkeep.kernel.process import branch, spawn
-from capkeep.plan.model import Grant, Mode, Plan, RoomKind, Starter, room_user
+from capkeep.plan.model import Grant, Mode, Plan, Starter
 
 SECONDS: Final = 20
 TRIALS: Final = ("/root", "/var/tmp", "/var/lib", "/tmp")  # where a program may be made
@@ -43,15 +43,11 @@ _FD: Final = 10  # by which the program is run that has no name any more
 _GREP: Final = "/usr/bin/grep"  # shows what the kernel says of it
 _SHOW: Final = ("^CapEff:", "/proc/self/status")
 _WHOLE: Final = "4294967295"
-PAM: Final = ("/usr/lib/pam.d", "/etc/pam.d")  # the latter counts
-MODULES: Final = ("/lib/security", "/lib64/security", "/usr/lib/security", "/usr/lib64/security")
-LAUNCHERS: Final = ("/usr/local/bin", "/usr/local/sbin", "/usr/local/libexec", "/usr/local/lib")
 HOOKS: Final = ("/etc/apt/apt.conf.d", "/etc/dpkg/dpkg.cfg.d")
 OVERRIDES: Final = "/var/lib/dpkg/statoverride"
 DPKG: Final = "/usr/bin/dpkg-query"
 JOURNALCTL: Final = "/usr/bin/journalctl"
 LET_IN: Final = ("sshd", "login", "cron", "crond")
-TEXT_MOST: Final = 1 << 20
 TOLD_MOST: Final = 5  # lines of the journal
 
 
@@ -77,7 +73,7 @@ def look(plan: Plan | None, mode: Mode, prefix: str) -> Seen:
         settings=dict(_settings()),
         systemd=_systemd(plan, mode),
         files=_files(plan, own),
-        pam=_pam(plan, prefix),
+        pam=pam_seen.look(plan, prefix),
     )
 
 
@@ -118,8 +114,8 @@ def _room(mode: Mode) -> str:
     argv = bubblewrap.trial(grant, mode, (_GREP, *_SHOW))
     try:
         code, said = _run(argv, partial(_become, *ids) if own else None)
-    except (OSError, TimeoutError) as error:
-        return str(error)
+    except OSError as error:
+        return _words(error)
     if code != 0:
         return " ".join(said.split()) or f"it ended with {code}"
     wanted = 0 if own else 1 << NUMBER
@@ -156,6 +152,11 @@ def _run(
         finally:
             child.kill()
     return code, said.decode(errors="replace")
+
+
+def _words(error: OSError) -> str:
+    """Without the path by which a program is run that has no name."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _effective(said: str) -> int:
@@ -216,7 +217,7 @@ def _proceeding(plan: Plan | None) -> tuple[str, ...]:
             "--grep=proceeding without", f"--unit={plan.name}-*")  # fmt: skip
     try:
         code, said = run_command(argv, timeout=SECONDS)
-    except (OSError, TimeoutError):
+    except OSError:
         return ()
     return tuple(dict.fromkeys(said.splitlines()))[:TOLD_MOST] if code == 0 else ()
 
@@ -261,10 +262,10 @@ def _keeps_attributes(path: str) -> bool:
 
 def _held(path: str, names: tuple[str, ...]) -> Held:
     package = ""
-    with suppress(OSError, TimeoutError):
+    with suppress(OSError):
         code, said = run_command((DPKG, "--search", path), timeout=SECONDS)
         package = said.partition(":")[0] if code == 0 else ""
-    overridden = any(line.split()[-1:] == [path] for line in _text(OVERRIDES).splitlines())
+    overridden = any(line.split()[-1:] == [path] for line in read_text(OVERRIDES).splitlines())
     return Held(path, names, package, _hook(path), overridden)
 
 
@@ -272,7 +273,7 @@ def _hook(path: str) -> str:
     """A file that lets apt or dpkg set the capability again."""
     for folder in HOOKS:
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            for line in _text(f"{folder}/{name}").splitlines():
+            for line in read_text(f"{folder}/{name}").splitlines():
                 if "setcap" in line and path in line and not line.lstrip().startswith(("#", "//")):
                     return f"{folder}/{name}"
     return ""
@@ -302,8 +303,8 @@ def _file_trial(table: Iterable[mounts.Mount]) -> str | None:
     try:
         nobody = partial(_become, OVERFLOW_ID, OVERFLOW_ID)
         code, said = _run((f"/proc/self/fd/{_FD}", *_SHOW), nobody, program)
-    except (OSError, TimeoutError) as error:
-        return str(error)
+    except OSError as error:
+        return _words(error)
     finally:
         os.close(program)
     if code != 0:
@@ -321,83 +322,3 @@ def _marked(folder: str) -> int:
         os.chmod(path, 0o755)  # noqa: S103 - in a directory of root's own
         os.setxattr(path, "security.capability", mark)
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _pam(plan: Plan | None, prefix: str) -> Pam | None:
-    texts = {
-        name: _text(f"{folder}/{name}")
-        for folder in PAM
-        for name in (sorted(os.listdir(folder)) if os.path.isdir(folder) else ())
-    }
-    if not texts:
-        return None
-    lines = (pam_stack.find(pam_stack.lines(texts, name)) for name in texts)
-    paths = {line.config for line in lines if line} | {pam_stack.CONFIG}
-    configs = {path: _text(path) for path in paths if os.path.isfile(path)}
-    names = _users(plan, prefix)
-    groups = users.groups(names)
-    return Pam(
-        module=_has_module(),
-        texts=texts,
-        configs=configs,
-        users=tuple((name, tuple(_group_names(groups.get(name, ())))) for name in names),
-        launchers=tuple(_launchers()),
-        use_pam=_use_pam(names[0]),
-    )
-
-
-def _users(plan: Plan | None, prefix: str) -> tuple[str, ...]:
-    """Who would log in for the files, and whom the readers are."""
-    if plan is None:
-        return (room_user(prefix, RoomKind.READER),)
-    readers = (r.grant.user for r in plan.rooms if r.kind is RoomKind.READER)
-    return tuple(dict.fromkeys((*(a.user for a in plan.answers), *readers)))
-
-
-def _group_names(numbers: Iterable[int]) -> Iterator[str]:
-    import grp
-
-    for number in numbers:
-        with suppress(KeyError):
-            yield grp.getgrgid(number).gr_name
-
-
-def _has_module() -> bool:
-    folders = list(MODULES)
-    for library in ("/lib", "/usr/lib"):
-        names = os.listdir(library) if os.path.isdir(library) else ()
-        folders += (f"{library}/{name}/security" for name in names if "-linux-" in name)
-    return any(os.path.exists(f"{folder}/{pam_stack.MODULE}") for folder in folders)
-
-
-def _launchers() -> Iterator[str]:
-    """Programs that make an inherited capability effective, where administrators put theirs."""
-    for folder in LAUNCHERS:
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            path = f"{folder}/{name}"
-            with suppress(OSError):
-                if stat.S_ISREG(os.lstat(path).st_mode) and _inherits(path):
-                    yield path
-
-
-def _inherits(path: str) -> bool:
-    """Whether a file's mark has the capability among the inheritable ones, and "effective"."""
-    raw = os.getxattr(path, "security.capability")
-    head, _, inheritable = struct.unpack("<3I", raw[:12])
-    return bool(head & 1 and inheritable & 1 << NUMBER)
-
-
-def _use_pam(user: str) -> bool | None:
-    if os.geteuid() != 0:
-        return None
-    try:
-        return "yes" in sshd.effective(user).get("usepam", ())
-    except (CapkeepError, OSError):
-        return None
-
-
-def _text(path: str) -> str:
-    """What a small file says; "" if it cannot be read."""
-    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(TEXT_MOST)
-    return ""
