@@ -86,12 +86,20 @@ def _systemd(seen: Seen) -> Judged:
         if tells and seen.namespaces and (number := seen.namespaces.get(name, 0)):
             words = f"{directive}= separates nothing here, in silence: {_why(seen, name, number)}"
             if directive in here.accepted:
-                remarks.append(Reason(f"{words}; accept-missing allows it", "nothing"))
+                remarks.append(Reason(f"{words}; accept-missing allows it", ""))
             else:
                 mend = f'{_mend(seen, name, number)}; or [host] accept-missing = ["{directive}"]'
                 reasons.append(Reason(words, mend))
-    remarks += (Reason(text, "a newer systemd") for text in here.left_out)
-    remarks += (Reason(f"systemd has said: {t}", "capkeep audit") for t in here.proceeding)
+    remarks += (Reason(f"left out: {text}", "") for text in here.left_out)
+    for said in here.proceeding:
+        text = f"systemd has said of capkeep's units since this machine's start: {said}"
+        directive = said.partition("=")[0]
+        if directive in here.accepted:
+            remarks.append(Reason(f"{text} (accept-missing allows it)", ""))
+        else:
+            reasons.append(
+                Reason(text, f'capkeep audit; or [host] accept-missing = ["{directive}"]')
+            )
     not_seen = "" if seen.root and tells else "what its units can separate: only root can try it"
     return _said(Way.SYSTEMD, reasons, remarks, not_seen)
 
@@ -137,9 +145,7 @@ def _user(seen: Seen) -> Judged:
             reasons.append(
                 Reason(text, _filterless(seen) or "start the container with more rights")
             )
-    remarks = (
-        Reason("it is for one's own files: nobody else's can be read", "sudo capkeep apply"),
-    )
+    remarks = (Reason("it is for one's own files: nobody else's can be read", ""),)
     judged = _said(Way.USER, reasons, remarks)
     return _unknown(judged, "it was not tried") if seen.own_room is None else judged
 
@@ -185,7 +191,7 @@ def _files(seen: Seen) -> Judged:
 
 def _fragile(files: Files) -> Iterator[Reason]:
     text = "it is for whoever may run the program, whatever that does for him; no room needs it"
-    yield Reason(text, ANOTHER)
+    yield Reason(text, "")
     for held in files.held:
         text = f"{held.path} has {', '.join(held.capabilities)} now, and no room needs that"
         if held.hook:
@@ -301,7 +307,7 @@ def _programs(missing: Iterable[str]) -> Iterator[Reason]:
 
 def _own_ids() -> Reason:
     text = "root here is not the machine's: the capability counts for files of this container's ids"
-    return Reason(text, "nothing, where all files have such ids")
+    return Reason(text, "")
 
 
 def _why(seen: Seen, name: str, number: int) -> str:

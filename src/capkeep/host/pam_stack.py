@@ -108,8 +108,8 @@ def passed_over(stack: tuple[Line, ...]) -> Line | None:
             continue
         inside = found.stacks[: len(line.stacks)] == line.stacks
         after = line.on_success
-        ends = after in _ENDS and inside  # a substack that ends does not end what it is in
-        if ends or (after.isdecimal() and at + int(after) >= goal):
+        jumps = after.isdecimal() and at + int(after) >= goal
+        if inside and (after in _ENDS or jumps):  # a substack that ends ends nothing else
             return line
     return None
 

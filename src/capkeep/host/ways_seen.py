@@ -34,7 +34,7 @@ class State(StrEnum):
 
 
 class Reason(NamedTuple):
-    """One sentence, and the command or line that mends what it says."""
+    """One sentence, and the command or line that mends what it says; "" where nothing need be."""
 
     text: str
     mend: str

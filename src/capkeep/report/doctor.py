@@ -49,4 +49,5 @@ def lines(ways: tuple[Judged, ...], style: Style) -> Iterator[str]:
 
 def _reason(reason: Reason, mark: str) -> Iterator[str]:
     yield f"  {mark}{clean(reason.text)}"
-    yield f"    mend: {clean(reason.mend)}"
+    if reason.mend:
+        yield f"    mend: {clean(reason.mend)}"
