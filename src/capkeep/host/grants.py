@@ -219,7 +219,9 @@ def _proceeding(plan: Plan | None) -> tuple[str, ...]:
         code, said = run_command(argv, timeout=SECONDS)
     except OSError:
         return ()
-    return tuple(dict.fromkeys(said.splitlines()))[:TOLD_MOST] if code == 0 else ()
+    # Of each line, such as "NAME.service: PrivateNetwork=yes is configured, but…", without its unit.
+    told = dict.fromkeys(line.partition(": ")[2] for line in said.splitlines())
+    return tuple(told)[:TOLD_MOST] if code == 0 else ()
 
 
 def _engines(plan: Plan | None) -> tuple[str, ...]:
