@@ -148,6 +148,10 @@ def test_what_systemd_leaves_out_in_silence_ends_the_run_by_name(machine: Machin
     said = audit(machine)
     weak = {str(f["what"]) for f in said["findings"]}
     assert weak == {"runner (room)", "reader-system-local (room)", "keeper-local (room)"}
+    done = machine.run("capkeep", "doctor")
+    assert done.code == 1, done
+    assert "systemd: does not work  (used here)" in done.out
+    assert "units since this machine's start: PrivateNetwork=yes" in done.out
     assert not [
         r for r in said["rooms"] if r["process"] == "engine" and r["room"] == "keeper-local"
     ]
@@ -165,6 +169,7 @@ def test_what_systemd_leaves_out_in_silence_ends_the_run_by_name(machine: Machin
     said = audit(machine)
     assert said["findings"] == []
     assert "[host] accept-missing allows rooms without PrivateNetwork" in said["exceptions"]
+    assert "systemd: works  (used here)" in machine.ok("capkeep", "doctor")
     assert any(r["accepted"] for r in said["rooms"])
 
 

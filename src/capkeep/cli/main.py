@@ -25,6 +25,7 @@ VERBS = {
     "capkeep.cli.manage": ("plan", "apply", "remove", "doors"),
     "capkeep.cli.schedule": ("schedule", "due", "watch"),
     "capkeep.cli.audit": ("audit",),
+    "capkeep.cli.doctor": ("doctor",),
     "capkeep.cli.target": ("target", "enroll"),
     "capkeep.cli.config": ("config",),
     "capkeep.cli.takeover": ("import",),

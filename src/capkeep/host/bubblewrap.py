@@ -75,6 +75,13 @@ def render(room: Room, plan: Plan, stage: str, target: str = "") -> Command:
     return Command(tuple(args), (("PATH", PROGRAM_PATH), ("LANG", "C.UTF-8")))
 
 
+def trial(grant: Grant, mode: Mode, argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The words that start a program in a room with the host's view and nothing of its own."""
+    start = (BWRAP, "--die-with-parent", "--new-session", *_namespaces(grant, mode))
+    view = (*_host_view(grant, ""), "--remount-ro", "/run", "--remount-ro", "/proc")
+    return (*start, *view, "--chdir", "/", "--", *_become(grant, mode), *argv)
+
+
 def walls(grant: Grant, mode: Mode) -> Walls:
     """What a room that is started like this has of its own."""
     own = ["mnt", "pid", "ipc", "uts"]
