@@ -111,6 +111,56 @@ def test_a_server_that_may_ask_is_answered(hosts: Pair) -> None:
 # -- a hostile target
 
 
+ENGINE: Final = """\
+#!/usr/bin/python3
+import os, signal, sys
+real = "/usr/bin/restic.real"
+words = sys.argv[1:]
+if "backup" in words and os.fork() == 0:
+    kept = [word for word in words[:words.index("backup")] if word != "--json"]
+    os.dup2(2, 1)
+    signal.alarm(8)  # it would try again for a minute
+    os.execv(real, [real, *kept, "forget", "latest"])
+elif "backup" in words:
+    os.wait()
+os.execv(real, [real, *words])
+"""
+
+
+def test_a_hostile_engine_removes_nothing_of_its_own(hosts: Pair) -> None:
+    before = hosts.snapshots("pulled.web1")
+    machine = hosts.target
+    machine.ok("mv", "/usr/bin/restic", "/usr/bin/restic.real")
+    machine.write("/usr/bin/restic", ENGINE, 0o755)
+    try:
+        done = hosts.pull("hosts.web1")
+    finally:
+        machine.ok("mv", "/usr/bin/restic.real", "/usr/bin/restic")
+    assert "blob not removed" in done.out  # it has tried
+    after = hosts.snapshots("pulled.web1")
+    assert [s for s in before if s not in after] == []
+    remove_by_hand(hosts.server, str(before[0]["id"]))
+
+
+def remove_by_hand(server: Machine, snapshot: str) -> None:
+    """The same is no trouble for whoever has the directory."""
+    server.ok("cp", "-a", "/srv/pulled/web1", "/srv/copy")
+    forget = (
+        "restic",
+        "-q",
+        "-r",
+        "/srv/copy",
+        "-p",
+        "/etc/capkeep/secrets/pulled",
+        "forget",
+        snapshot,
+    )
+    server.ok(*forget)
+    assert len(server.ok("ls", "/srv/copy/snapshots").split()) < len(
+        server.ok("ls", "/srv/pulled/web1/snapshots").split()
+    )
+
+
 @pytest.fixture(scope="module")
 def attacked(hosts: Pair) -> Iterator[Pair]:
     """Where a hostile program can stand in the answerer's place; after all of it the next pull is complete."""
@@ -189,53 +239,3 @@ def test_names_and_words_stay_words(hostile: Pair) -> None:
     for line in entries.splitlines():
         message = json.loads(line)["MESSAGE"]
         assert isinstance(message, str), bytes(message)  # what is not plain is an array
-
-
-ENGINE: Final = """\
-#!/usr/bin/python3
-import os, signal, sys
-real = "/usr/bin/restic.real"
-words = sys.argv[1:]
-if "backup" in words and os.fork() == 0:
-    kept = [word for word in words[:words.index("backup")] if word != "--json"]
-    os.dup2(2, 1)
-    signal.alarm(8)  # it would try again for a minute
-    os.execv(real, [real, *kept, "forget", "latest"])
-elif "backup" in words:
-    os.wait()
-os.execv(real, [real, *words])
-"""
-
-
-def test_a_hostile_engine_removes_nothing_of_its_own(hosts: Pair) -> None:
-    before = hosts.snapshots("pulled.web1")
-    machine = hosts.target
-    machine.ok("mv", "/usr/bin/restic", "/usr/bin/restic.real")
-    machine.write("/usr/bin/restic", ENGINE, 0o755)
-    try:
-        done = hosts.pull("hosts.web1")
-    finally:
-        machine.ok("mv", "/usr/bin/restic.real", "/usr/bin/restic")
-    assert "blob not removed" in done.out  # it has tried
-    after = hosts.snapshots("pulled.web1")
-    assert [s for s in before if s not in after] == []
-    remove_by_hand(hosts.server, str(before[0]["id"]))
-
-
-def remove_by_hand(server: Machine, snapshot: str) -> None:
-    """The same is no trouble for whoever has the directory."""
-    server.ok("cp", "-a", "/srv/pulled/web1", "/srv/copy")
-    forget = (
-        "restic",
-        "-q",
-        "-r",
-        "/srv/copy",
-        "-p",
-        "/etc/capkeep/secrets/pulled",
-        "forget",
-        snapshot,
-    )
-    server.ok(*forget)
-    assert len(server.ok("ls", "/srv/copy/snapshots").split()) < len(
-        server.ok("ls", "/srv/pulled/web1/snapshots").split()
-    )
