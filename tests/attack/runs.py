@@ -24,13 +24,14 @@ from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind
 from tests.attack.attempts import ATTEMPTS, BY_NAME, Aftermath
 from tests.attack.user_mode import UserMode
 from tests.attack.world import LIMITS, PYTHON, SUBORDINATE, UIDS, Seen, Watcher, World, tree_digest
+from tests.unit.pulled import ED25519
 
 # Each needs a run of its own; a vault that is asked for too much ends the run it is in.
 ALONE = ("setuid-program", "capable-program", "fill-disk", "silence-the-vault")
 DISK = 24 << 20  # bytes of the disk that is filled; the room must leave half of it free
 CONTROLS = ("without", "root", "today")
 ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "notifier", "dumper", "hook",
-         "prover", "copier", "giver", "user")  # fmt: skip
+         "prover", "copier", "giver", "puller", "user")  # fmt: skip
 RUN_AS = {"without": "reader", "giver": "viewer"}  # columns that have no user of their own
 LENT = {"dumper": "games", "hook": "daemon"}  # whom the configuration names; ours have no names
 
@@ -212,6 +213,22 @@ password = {{ file = "{self.base}/etc/secrets/repo" }}
 
 [jobs.everything.copies]
 into = ["second"]
+
+[pull]
+identity = {{ file = "{self.base}/etc/secrets/repo" }}
+
+[targets.away]
+host-key = "{ED25519}"
+
+[repositories.pulled]
+engine = "restic"
+location = "{self.base}/repositories/{{target}}"
+password = {{ file = "{self.base}/etc/secrets/repo" }}
+
+[jobs.pull]
+targets = ["away"]
+repositories = ["pulled"]
+include = ["/etc"]
 """
         )
 
@@ -278,7 +295,7 @@ into = ["second"]
             return lambda targets, uid, stack: self._without(column, targets, uid, stack)
         if column == "user":
             return self._as_user
-        if column in ("vault", "runner", "notifier"):
+        if column in ("vault", "runner", "notifier", "puller"):
             return lambda targets, uid, stack: self._in_place_of(column, targets, uid, stack)
         return lambda targets, uid, stack: self._as_engine(column, targets, uid, stack)
 
@@ -382,7 +399,7 @@ into = ["second"]
     def _in_place_of(
         self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack
     ) -> "Ran":
-        """In place of what a vault starts (rclone, with the network), or of the runner's own program."""
+        """In place of what a vault or a puller starts (rclone, ssh), or of the runner's own program."""
         room = self.room(RoomKind(column))
         if column == "vault":
             own = next(p for p in room.grant.write if p != self.repository)
@@ -396,7 +413,7 @@ into = ["second"]
         program = self.world.program(f"{column}-{secrets.token_hex(4)}", targets)
         room = room._replace(grant=room.grant._replace(read=(*room.grant.read, program)))
         command = render(room, self.plan, "")
-        profile = "vault" if column == "notifier" else column
+        profile = "runner" if column == "runner" else "vault"
         stand_in = STAND_IN.format(package=self.plan.package, profile=profile, write=room.grant.write,
                                    network=room.grant.network)  # fmt: skip
         argv = (

@@ -16,6 +16,7 @@ from capkeep.cli import given
 from capkeep.errors import Failure, StepError
 from capkeep.host.unpack import Unpacker
 from capkeep.kernel.process import spawn
+from capkeep.plan.model import Brief, Grant, Mode, Places, Room, RoomKind, Walls
 from capkeep.rooms.base import EngineRoom, Stopped
 from capkeep.rooms.engine import LINE_LIMIT, RunningEngine
 from capkeep.rooms.parcel import END, Item, fitted, head, items
@@ -103,11 +104,18 @@ def test_what_an_engine_prints_in_one_long_line_is_taken_in_parts() -> None:
             os.close(errors)
 
 
+NO_REPOSITORY = Brief(
+    room=Room("hook", RoomKind.HOOK, Grant("me", 0, 0)), mode=Mode.USER, job=None, repository=None,
+    places=Places("", "", "", "", ""), access=None, peer_uid=0, hostname="", host_namespaces=(),
+    walls=Walls(()),
+)  # fmt: skip
+
+
 def test_a_caller_who_takes_nothing_is_left() -> None:
     near, far = socket.socketpair()
     with near, far:
         room = EngineRoom.__new__(EngineRoom)
-        room.caller, room.patience = Channel(near), 0.3
+        room.caller, room.patience, room.brief = Channel(near), 0.3, NO_REPOSITORY
         far.sendall(b'{"action":"ls"}\n')
         assert room.request() == {"action": "ls"}
         begun = time.monotonic()

@@ -85,6 +85,25 @@ def test_what_is_announced_counts_as_used(tmp_path: Path) -> None:
     store.write(Name("data", "cd" * 32), half).abort()
 
 
+def test_a_repository_does_not_grow_beyond_its_quota(tmp_path: Path) -> None:
+    DirectoryStore(str(tmp_path), 0).create()
+    other = Name("data", "cd" * 32)
+    store = DirectoryStore(str(tmp_path), 0, quota=100)
+    upload = store.write(NAME, 60)
+    with pytest.raises(StoreError, match="may have 100B, and would have more"):
+        store.write(other, 41)
+    upload.write(memoryview(b"x" * 60))
+    upload.commit()
+    store.write(other, 40).abort()
+    for one in (store, DirectoryStore(str(tmp_path), 0, quota=100)):  # a session later, too
+        with pytest.raises(StoreError) as caught:
+            one.write(other, 41)
+        assert caught.value.failure is Failure.NO_SPACE
+        one.write(other, 40).abort()
+    assert store.remove(NAME)
+    DirectoryStore(str(tmp_path), 0, quota=100).write(other, 100).abort()
+
+
 def test_without_a_repository_nothing_is_written(tmp_path: Path) -> None:
     store = DirectoryStore(str(tmp_path), 0)
     for kind in ("data", "keys"):

@@ -21,7 +21,7 @@ from capkeep.report.screen import PlainScreen
 from capkeep.report.style import never_fail, style_for
 from capkeep.report.terminal import PeopleDisplay
 from capkeep.report.text import clean
-from capkeep.rooms.protocol import Channel, Message, ProtocolError
+from capkeep.rooms.protocol import Channel, Message
 
 LOOK_SECONDS: Final = 1.0
 
@@ -40,7 +40,6 @@ class _Talk:
         self.channel = Channel(connect(resolve(args), args))
         with contextlib.suppress(OSError):  # turned away: why is to be heard
             self.channel.send({"action": "run", "jobs": [job], **options, "more": True})
-        self.channel.sock.setblocking(False)
 
     def stop(self) -> None:
         """Ask it to end."""
@@ -49,17 +48,8 @@ class _Talk:
 
     def hear(self) -> None:
         """What is there now; at the end the code is known."""
-        try:
-            while self.code is None:
-                message = self.channel.receive()
-                if message is None:
-                    self._end(EXIT_CODES[Failure.INTERRUPTED], "the runner ended without a result")
-                else:
-                    self._take(message)
-        except BlockingIOError:
-            return
-        except (OSError, ProtocolError) as error:
-            self._end(EXIT_CODES[Failure.INTERRUPTED], str(error))
+        if not self.channel.hear(self._take) and self.code is None:
+            self._end(EXIT_CODES[Failure.INTERRUPTED], "the runner ended without a result")
 
     def _take(self, message: Message) -> None:
         event, code = message.get("event"), message.get("exit_code")

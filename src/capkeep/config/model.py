@@ -29,6 +29,7 @@ class RepositoryConfig:
     region: str = ""
     remote_path: str = ""  # the engine's program on another machine
     engine_network: bool = False
+    quota_bytes: int = 0  # 0: none
     key_exported: bool = False
     environment_folder: str = ""  # the virtual environment that the program lies in
     pulled_by: str = ""  # the public key of the server that has it: this host is a target

@@ -78,6 +78,7 @@ class RepositoryChecker:
             return None
         self._options(table, location, wrong)
         self._network(table, location)
+        self._quota(table, traits, location)
         check_owners(table, traits, self._owner, self._collector)
         if model.keeper_credentials and (location.is_local or model.engine_network):
             why = "nobody logs in there" if location.is_local else "there is no vault"
@@ -251,6 +252,17 @@ class RepositoryChecker:
             hint = f"chmod 644 {path}: it holds no secret"
             self._collector.mistake(place, f"{path} cannot be read by the vault's user", hint)
 
+    def _quota(self, table: Table, traits: Traits, location: Location) -> None:
+        if not table.model.quota:
+            return
+        place = table.at("quota")
+        if not location.is_local:
+            hint = "set one where the repository is"
+            self._collector.mistake(place, "the vault counts only what is in a directory", hint)
+        elif not traits.quota:
+            hint = "give the repository a filesystem, or a project quota, of its own"
+            self._collector.mistake(place, f"{traits.program} has no quota", hint)
+
     def _network(self, table: Table, location: Location) -> None:
         allowed = table.model.engine_network
         if location.engine_only and not allowed:
@@ -295,6 +307,7 @@ def _value(name: str, program: str, table: Table, location: Location) -> Reposit
         remote_path=options.remote_path,
         engine_network=model.engine_network,
         owners=model.owners,
+        quota_bytes=model.quota,
         key_exported=model.key_exported or not _knows_passwords(model.engine),
     )
 

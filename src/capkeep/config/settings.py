@@ -24,6 +24,7 @@ NAMED: Final = ("repositories", "jobs", "engines", "notify", "dumps", "hooks", "
 PRINTERS: Final = {
     "memory": format_size,
     "max_size": format_size,
+    "quota": format_size,
     "free_space": format_size,
     "timeout": format_duration,
     "max_age": format_duration,

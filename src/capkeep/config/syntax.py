@@ -282,6 +282,10 @@ class Repository(Table):
         description="rdiff-backup: whom the mirror's files belong to: the vault, with their owners in"
         " the metadata; or their owners, by the names or by the numbers that these have",
     )
+    quota: SizeText = Field(
+        default=0,
+        description="restic and borg in a directory: backups are refused that would make it larger",
+    )
     key_exported: bool = Field(
         default=False,
         description="The password is kept elsewhere too: do not remind of `capkeep key export`",

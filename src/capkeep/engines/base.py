@@ -66,6 +66,9 @@ class Traits(NamedTuple):
     remote: Remote | None = None  # of engines with "ssh" among their schemes
     mounts: bool = False  # it shows snapshots as a filesystem (fuse(4))
     names_unset: bool = True  # a restore names each attribute that it could not set
+    quota: bool = (
+        True  # a vault can keep its repositories, in a directory, from growing beyond a size
+    )
     in_place: bool = False  # it is known to restore a path to where it was, and nothing beside it
 
 
@@ -80,6 +83,7 @@ class Served(NamedTuple):
     folder: str  # writable and lasting, of this repository's vaults alone; also HOME
     report: int  # descriptor to tell on, in lines of JSON: {"stored": N}, {"failure": …, "text": …}
     owners: str = ""  # plan.model.Repository.owners
+    quota: int = 0  # bytes that it may all have, towards who may only add; 0: any number
     # Descriptor that leads to the engine's program on another machine, which has been greeted; of it
     # is told {"open": true} when it has answered, {"lost": TEXT} when it has gone.
     server: int = -1

@@ -86,7 +86,8 @@ class Borg:
         access = "admin" if place.admin else "append"
         words = (access, place.path, place.folder, str(place.report))
         argv = (*place.interpreter, f"{place.tools}/{guard}", *words)
-        argv += () if place.server < 0 else (str(place.server),)
+        quota = 0 if place.admin else place.quota  # what removes things writes before that
+        argv += (str(quota if place.server < 0 else place.server),)
         return Command(argv, _places(place.folder))
 
     def version(self, call: Call) -> Command:

@@ -62,6 +62,7 @@ class RdiffBackup:
         oldest_go_first=True,
         only_here="over its connection to another host, either side can run anything on the other",
         owners_on_disk=True,
+        quota=False,
     )
 
     def server(self, place: Served) -> Command | None:

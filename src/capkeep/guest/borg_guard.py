@@ -7,7 +7,7 @@ is there keeps what it has, the key is never written, and no lock but one's own 
 left to a hostile reader is a manifest that omits archives; their data stays, and the keeper, which
 knows what there was, brings them back.
 
-usage: borg_guard.py append|admin REPOSITORY FOLDER REPORT
+usage: borg_guard.py append|admin REPOSITORY FOLDER REPORT QUOTA
 """
 
 import errno
@@ -63,6 +63,7 @@ def guarded(report: Report, place: str, *, admin: bool):
     """borg's server with less to ask for, of the one repository there. Raises Refused."""
     import borg
     from borg.remote import PathNotAllowed, RepositoryServer
+    from borg.repository import Repository
 
     version = tuple(map(int, borg.__version__.split(".")[:2]))
     if version not in VERSIONS:
@@ -133,11 +134,14 @@ def guarded(report: Report, place: str, *, admin: bool):
             except OSError as error:
                 report.failed(error)
                 raise
+            except Repository.StorageQuotaExceeded as error:
+                report.tell(failure="no-space", text=f"the repository is full: {error}")
+                raise
 
     return Guarded
 
 
-def main(access: str, path: str, folder: str, report: Report) -> int:
+def main(access: str, path: str, folder: str, report: Report, quota: int) -> int:
     """Serve one client on standard input and output, until it hangs up."""
     try:
         kind = guarded(report, path, admin=access == "admin")
@@ -150,7 +154,7 @@ def main(access: str, path: str, folder: str, report: Report) -> int:
     borg_locks.own(folder)
     server = kind(
         restrict_to_paths=(), restrict_to_repositories=(path,), append_only=access != "admin",
-        storage_quota=None,
+        storage_quota=quota or None,
     )  # fmt: skip
     try:
         server.serve()
@@ -164,5 +168,6 @@ def main(access: str, path: str, folder: str, report: Report) -> int:
 
 
 if __name__ == "__main__":
-    _, told_access, told_path, told_folder, told_report = sys.argv
-    raise SystemExit(main(told_access, told_path, told_folder, Report(int(told_report))))
+    _, told_access, told_path, told_folder, told_report, told_quota = sys.argv
+    report_to = Report(int(told_report))
+    raise SystemExit(main(told_access, told_path, told_folder, report_to, int(told_quota)))

@@ -181,6 +181,7 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
         options=tuple((k, v) for k, v in options.items() if v),
         engine_network=repository.engine_network,
         key_exported=repository.key_exported,
+        quota_bytes=repository.quota_bytes,
         environment_folder=repository.environment_folder,
         pulled_by=repository.pulled_by,
         owners=repository.owners if repository.owners != "metadata" else "",

@@ -245,6 +245,7 @@ class Repository(NamedTuple):
     environment_folder: str = (
         ""  # Python's, that the program lies in: rooms with the program see it
     )
+    quota_bytes: int = 0  # who may only add may not add more than that in all; 0: no limit
     # On a target: the public key of the server that has the repository. Its readers are given their
     # wire, and unless they have a password of their own that too, by whoever asks them.
     pulled_by: str = ""

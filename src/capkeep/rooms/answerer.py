@@ -15,6 +15,7 @@ from typing import Final
 
 from capkeep.errors import CapkeepError, Failure
 from capkeep.kernel import landlock, seccomp
+from capkeep.kernel.pipes import enlarge
 from capkeep.kernel.process import hide_memory
 from capkeep.rooms.handover import Handover, is_handover, receive
 from capkeep.rooms.protocol import MAX_LINE, Message, ProtocolError, decode, encode
@@ -174,4 +175,6 @@ class _Answer:
         except FrameError:
             ends.close()
             raise
+        for end in ends:
+            enlarge(end)
         self._pump.lead(channel, source=ends.incoming, sink=ends.outgoing)

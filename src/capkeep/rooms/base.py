@@ -502,17 +502,8 @@ class EngineRoom:
 
     def _hear_vault(self, wire: Channel) -> None:
         """A vault that stops inside a message must not stop us: what is there now is heard."""
-        wire.sock.setblocking(False)
-        try:
-            while (message := wire.receive()) is not None:
-                self.raise_vault_failure(message, wire)
-                if not wire.pending():
-                    return
-        except BlockingIOError:
-            return
-        except (OSError, ProtocolError):
-            pass
-        raise StepError(Failure.INTERRUPTED, "the vault ended while the engine was running")
+        if not wire.hear(lambda message: self.raise_vault_failure(message, wire)):
+            raise StepError(Failure.INTERRUPTED, "the vault ended while the engine was running")
 
     def alive(self) -> None:
         """Once a second of an engine: tell that it goes on. Raises StepError without space."""

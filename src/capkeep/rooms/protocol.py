@@ -7,7 +7,7 @@ result is a failed step. Closing the socket towards a room stops what the room d
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from capkeep.errors import CapkeepError
@@ -93,6 +93,24 @@ class Channel:
             *lines, begun = rest.split(b"\n")
             self._lines = [*reversed(lines), bytes(self._begun)]
             self._begun = bytearray(begun)
+
+    def hear(self, take: Callable[[Message], None]) -> bool:
+        """Take what is there now, without waiting for the rest of a message.
+
+        False when the other side has left, or says what is no message. The socket waits for nothing
+        any more.
+        """
+        self.sock.setblocking(False)
+        try:
+            while (message := self.receive()) is not None:
+                take(message)
+                if not self.pending():
+                    return True
+        except BlockingIOError:
+            return True
+        except (OSError, ProtocolError):
+            pass
+        return False
 
     def pending(self) -> bool:
         """Whether a whole message is already buffered (select would not show it)."""

@@ -258,16 +258,8 @@ class _Pull:
         """What is there now; the target learns that there is a vault, and nothing about it."""
         wire = self._room.wire
         assert wire is not None, "watched only where there is one"
-        wire.sock.setblocking(False)
-        try:
-            while (message := wire.receive()) is not None:
-                self._take_vault(message)
-                if not wire.pending():
-                    return
-        except BlockingIOError:
+        if wire.hear(self._take_vault):
             return
-        except (OSError, ProtocolError):
-            pass
         self._vault_gone = True
         if not self._released:
             raise StepError(Failure.INTERRUPTED, "the vault ended while it was needed")

@@ -188,6 +188,7 @@ class ProgramService:
                 folder=own,
                 report=REPORT_FD,
                 owners=repository.owners,
+                quota=repository.quota_bytes,
                 server=SERVER_FD if line else -1,
             )
         )

@@ -118,7 +118,9 @@ class Session:
                     break
                 start = at + HEAD.size
                 at = start + length
-                event = self._frame(kind, channel, bytes(self._incoming[start:at]))
+                with memoryview(self._incoming) as view:
+                    payload = bytes(view[start:at])
+                event = self._frame(kind, channel, payload)
                 if event is not None:
                     yield event
         finally:
@@ -222,8 +224,9 @@ class Session:
         channel = self._channels[number]
         assert len(data) <= self.room(number), "nobody sends more than the credit"
         channel.credit -= len(data)
-        for at in range(0, len(data), PAYLOAD):
-            self._send(Type.DATA, number, data[at : at + PAYLOAD])
+        with memoryview(data) as view:
+            for at in range(0, len(data), PAYLOAD):
+                self._send(Type.DATA, number, view[at : at + PAYLOAD])
 
     def took(self, number: int, count: int) -> None:
         """So many bytes that came have been passed on: as many more may come."""
@@ -255,7 +258,7 @@ class Session:
         """Be heard."""
         self._send(Type.PING, 0)
 
-    def _send(self, kind: Type, number: int, payload: bytes = b"") -> None:
+    def _send(self, kind: Type, number: int, payload: bytes | memoryview = b"") -> None:
         self.outgoing += HEAD.pack(kind, number, len(payload))
         self.outgoing += payload
 

@@ -202,10 +202,10 @@ class Pump:
         elif lane.sink < 0:
             self._to_owner(event)
         elif isinstance(event, Data):
-            lane.pending += event.data
+            self._write(lane, more=event.data)
         else:
             lane.ending = True
-        self._write(lane)
+            self._write(lane)
         self._let_go(lane)
 
     def _to_owner(self, event: Data | Ended | Unwanted) -> None:
@@ -258,12 +258,16 @@ class Pump:
             self._session.end(lane.channel)
             lane.close_source()
 
-    def _write(self, lane: Lane, *, broken: bool = False) -> None:
+    def _write(self, lane: Lane, *, more: bytes = b"", broken: bool = False) -> None:
         """Have the sink take what it takes; one that is gone wants no more."""
         if lane.sink < 0:
             return
         try:
-            if lane.pending:
+            if more and not lane.pending:  # mostly all of it is taken at once
+                done = os.write(lane.sink, more)
+                self._session.took(lane.channel, done)
+                more = more[done:]
+            elif lane.pending:
                 with memoryview(lane.pending) as view:
                     done = os.write(lane.sink, view[:READ_SIZE])
                 del lane.pending[:done]
@@ -273,6 +277,7 @@ class Pump:
             pass
         except OSError:
             broken = True
+        lane.pending += more
         if broken:
             self._session.refuse(lane.channel)
             lane.close_sink()

@@ -18,6 +18,7 @@ from capkeep.errors import Failure
 from capkeep.rooms.rest.names import CONFIG, KINDS, Name, is_hash
 from capkeep.rooms.rest.store import AlreadyThere, Blob, Item, NotThere, StoreError, Upload
 from capkeep.rooms.service import explain
+from capkeep.values import format_size
 
 FILE_MODE: Final = 0o400  # restic's: local backend, since 0.12 (internal/backend/local)
 DIR_MODE: Final = 0o700
@@ -34,11 +35,14 @@ _SHARD: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
 class DirectoryStore:
     """A repository below `root`. The root itself is never made: it may be an unmounted disk."""
 
-    def __init__(self, root: str, floor: int) -> None:
+    def __init__(self, root: str, floor: int, quota: int = 0) -> None:
+        """`floor`: bytes that must stay free; `quota`: bytes that it may all have, 0 for any number."""
         self.root = root
         self.patience = 0.0
         self.anonymous = True  # whether files may wait without a name (O_TMPFILE)
-        self._floor = floor  # bytes that must stay free
+        self._floor = floor
+        self._quota = quota
+        self._there = -1  # bytes that it has; counted only where there is a quota
         self._lock = threading.Lock()
         self._reserved = 0  # bytes announced by uploads under way
 
@@ -145,6 +149,8 @@ class DirectoryStore:
         except OSError as error:
             raise explain(error, self.root) from error
         with self._lock:
+            if self._quota:
+                self._refuse_beyond_quota(length)
             if state.f_bavail * state.f_frsize - self._reserved - length < self._floor:
                 raise StoreError(
                     Failure.NO_SPACE,
@@ -152,10 +158,20 @@ class DirectoryStore:
                 )
             self._reserved += length
 
-    def release(self, length: int) -> None:
+    def _refuse_beyond_quota(self, length: int) -> None:
+        if self._there < 0:
+            self._there = sum(item.size for kind in KINDS for item in self.items(kind))
+        if self._there + self._reserved + length > self._quota:
+            raise StoreError(
+                Failure.NO_SPACE,
+                f"the repository may have {format_size(self._quota)}, and would have more: it is full",
+            )
+
+    def release(self, length: int, *, stored: bool = False) -> None:
         """An upload of that length has ended."""
         with self._lock:
             self._reserved -= length
+            self._there += length if stored and self._there >= 0 else 0
 
     def _open(self, name: Name, path: str, length: int) -> "_FileUpload":
         folder = os.path.dirname(path)
@@ -256,6 +272,7 @@ class _FileUpload:
         self._temporary = temporary
         self._path = path
         self._length = length
+        self._stored = False
 
     def write(self, data: memoryview) -> None:
         try:
@@ -281,6 +298,7 @@ class _FileUpload:
             os.fsync(self._fd)
             self._name_it()
             _sync(os.path.dirname(self._path))
+            self._stored = True
         except FileExistsError:
             raise AlreadyThere(self._path) from None
         except OSError as error:
@@ -316,7 +334,7 @@ class _FileUpload:
                 os.unlink(self._temporary)
         os.close(self._fd)
         self._fd = -1
-        self._store.release(self._length)
+        self._store.release(self._length, stored=self._stored)
 
 
 def _items(folder: str) -> list[Item]:

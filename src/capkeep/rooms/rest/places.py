@@ -17,8 +17,11 @@ def _directory(brief: Brief, location: Location) -> Store:
     from capkeep.rooms.rest.directory import DirectoryStore
 
     # Whoever removes things must be able to do so on a full disk too.
-    floor = 0 if brief.access is Access.ADMIN else brief.room.grant.limits.free_space_bytes
-    return DirectoryStore(location.path, floor)
+    if brief.access is Access.ADMIN:
+        return DirectoryStore(location.path, 0)
+    assert brief.repository is not None
+    floor = brief.room.grant.limits.free_space_bytes
+    return DirectoryStore(location.path, floor, brief.repository.quota_bytes)
 
 
 def _rest(brief: Brief, location: Location) -> Store:
