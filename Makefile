@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself (see ./test); a second time that takes a second.
 .PHONY: help fast test lint types unit contract rooms system attack fault lab format lock demo demo-clean \
 	attack-table corruption-table bench-run bench-split bench-split-engines bench-start bench-memory bench-chain \
-	bench-drill
+	bench-drill bench-pull
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -35,5 +35,5 @@ attack-table:  ## what each escape does in each room, as Markdown
 corruption-table:  ## what finds which damage, written into the reference
 	./test run python -m tests.contract.corruption
 
-bench-run bench-split bench-split-engines bench-start bench-memory bench-chain bench-drill:  ## speed and size; one JSON object last
+bench-run bench-split bench-split-engines bench-start bench-memory bench-chain bench-drill bench-pull:  ## speed and size; one JSON object last
 	./test run python -m bench.$(subst -,_,$(@:bench-%=%))

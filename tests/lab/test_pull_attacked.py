@@ -111,97 +111,21 @@ def test_a_server_that_may_ask_is_answered(hosts: Pair) -> None:
 # -- a hostile target
 
 
-@pytest.fixture(scope="module")
-def attacked(hosts: Pair) -> Iterator[Pair]:
-    """Where a hostile program can stand in the answerer's place; after all of it the next pull is complete."""
-    program = Path(__file__).with_name("hostile_target.py").read_text()
-    hosts.target.write("/srv/hostile_target.py", program)
-    before = hosts.target.read(KEYS)
-    yield hosts
-    hosts.target.write(KEYS, before)
-    done = hosts.pull("hosts.web1")
-    assert done.code == 0, done
-
-
-@pytest.fixture
-def hostile(attacked: Pair) -> Iterator[Pair]:
-    """It leaves nothing that runs."""
-    yield attacked
-    attacked.await_rest()
-
-
-def become(hosts: Pair, wish: str) -> None:
-    """Have the target's login do that instead."""
-    key = hosts.server.read(f"{pulled.identity(hosts, 'web1')}.pub").strip()
-    command = f"exec python3 /srv/hostile_target.py {wish} {' '.join(INCLUDE)}"
-    hosts.target.write(KEYS, f'restrict,command="{command}" {key}\n')
-
-
-def unharmed(hosts: Pair, before: list[dict[str, object]]) -> None:
-    """What was there is there, of this target and of the other, and the record can be read."""
-    assert hosts.snapshots("pulled.web1") == before
-    assert len(hosts.snapshots("pulled.web2")) == 1
-    assert hosts.server.run("test", "-e", "/srv/owned").code == 1
-    hosts.server.ok("capkeep", "history")
-
-
-@pytest.mark.parametrize(
-    "wish",
-    [
-        "say_good_without_backup", "say_good_in_the_counts_alone", "name_an_option_as_snapshot", "open_many", "send_without_credit",
-        "say_a_huge_line", "announce_a_huge_frame", "flood_with_events", "flood_with_pings",
-        "give_credit_for_ever", "greet_with_a_banner", "show_a_false_proof", "show_files_of_others",
-    ],
-)  # fmt: skip
-def test_a_hostile_target_is_never_complete(hostile: Pair, wish: str) -> None:
-    server = hostile.server
-    before = hostile.snapshots("pulled.web1")
-    become(hostile, wish)
-    server.ok("rm", "-f", "/run/enough")
-    server.ok("systemd-run", "-q", "--unit=memory", "-p", "StandardOutput=truncate:/run/most",
-              "python3", "-c", MEMORY)  # fmt: skip
-    done = hostile.pull("hosts.web1")
-    server.write("/run/enough", "")
-    server.wait(lambda: server.run("systemctl", "is-active", "-q", "memory").code)
-    assert done.code not in (0, 3), done
-    assert hostile.last("hosts.web1")["outcome"] == "failed"
-    assert 0 < int(server.read("/run/most")) < MOST_MEMORY
-    unharmed(hostile, before)
-
-
-def test_names_and_words_stay_words(hostile: Pair) -> None:
-    """Nothing that a target says moves a cursor, changes a title or begins a line of its own."""
-    become(hostile, "escape_from_the_terminal")
-    server = hostile.server
-    said = [server.run("capkeep", "run", "hosts.web1")]
-    said += [server.run("capkeep", *words) for words in (("status",), ("history",), ("log",))]
-    said.append(server.run("script", "-qec", "capkeep log", "/dev/null"))  # on a terminal
-    assert "owned" in said[0].out + said[0].err
-    for result in said:
-        text = (
-            OWN_STYLE.sub("", result.out + result.err)
-            .encode(errors="surrogateescape")
-            .decode(errors="replace")
-        )
-        assert not CONTROLS.search(text.replace("\r\n", "\n")), repr(CONTROLS.search(text))
-        assert not re.search("^2026 forged line", text, re.MULTILINE)
-    entries = server.ok("journalctl", "-o", "json", "--no-pager", "-u", "capkeep*")
-    for line in entries.splitlines():
-        message = json.loads(line)["MESSAGE"]
-        assert isinstance(message, str), bytes(message)  # what is not plain is an array
-
-
+# Its engine may send nobody a signal; what it starts ends with who started it.
 ENGINE: Final = """\
 #!/usr/bin/python3
-import os, signal, sys
+import ctypes, os, sys, time
 real = "/usr/bin/restic.real"
 words = sys.argv[1:]
-if "backup" in words and os.fork() == 0:
+if "backup" in words:
     kept = [word for word in words[:words.index("backup")] if word != "--json"]
-    os.dup2(2, 1)
-    signal.alarm(8)  # it would try again for a minute
-    os.execv(real, [real, *kept, "forget", "latest"])
-elif "backup" in words:
+    if not os.fork():
+        if not os.fork():
+            ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG
+            os.dup2(2, 1)
+            os.execv(real, [real, *kept, "forget", "latest"])
+        time.sleep(6)  # it would try again for a minute
+        os._exit(0)
     os.wait()
 os.execv(real, [real, *words])
 """
@@ -239,3 +163,80 @@ def remove_by_hand(server: Machine, snapshot: str) -> None:
     assert len(server.ok("ls", "/srv/copy/snapshots").split()) < len(
         server.ok("ls", "/srv/pulled/web1/snapshots").split()
     )
+
+
+@pytest.fixture(scope="module")
+def attacked(hosts: Pair) -> Iterator[Pair]:
+    """Where a hostile program can stand in the answerer's place.
+
+    After all of it what was there is there, of this target and of the other, no process of the server's
+    has taken much memory, and the next pull is complete.
+    """
+    server, target = hosts.server, hosts.target
+    target.write(
+        "/srv/hostile_target.py", Path(__file__).with_name("hostile_target.py").read_text()
+    )
+    keys, before = target.read(KEYS), hosts.snapshots("pulled.web1")
+    server.ok("systemd-run", "-q", "--unit=memory", "-p", "StandardOutput=truncate:/run/most",
+              "python3", "-c", MEMORY)  # fmt: skip
+    yield hosts
+    server.write("/run/enough", "")
+    server.wait(lambda: server.run("systemctl", "is-active", "-q", "memory").code)
+    assert 0 < int(server.read("/run/most")) < MOST_MEMORY
+    assert hosts.snapshots("pulled.web1") == before
+    assert len(hosts.snapshots("pulled.web2")) == 1
+    assert server.run("test", "-e", "/srv/owned").code == 1
+    target.write(KEYS, keys)
+    done = hosts.pull("hosts.web1")
+    assert done.code == 0, done
+
+
+@pytest.fixture
+def hostile(attacked: Pair) -> Iterator[Pair]:
+    """It leaves nothing that runs."""
+    yield attacked
+    attacked.await_rest()
+
+
+def become(hosts: Pair, wish: str) -> None:
+    """Have the target's login do that instead."""
+    key = hosts.server.read(f"{pulled.identity(hosts, 'web1')}.pub").strip()
+    command = f"exec python3 /srv/hostile_target.py {wish} {' '.join(INCLUDE)}"
+    hosts.target.write(KEYS, f'restrict,command="{command}" {key}\n')
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "say_good_without_backup", "say_good_in_the_counts_alone", "name_an_option_as_snapshot", "open_many", "send_without_credit",
+        "say_a_huge_line", "announce_a_huge_frame", "flood_with_events", "flood_with_pings",
+        "give_credit_for_ever", "greet_with_a_banner", "show_a_false_proof", "show_files_of_others",
+    ],
+)  # fmt: skip
+def test_a_hostile_target_is_never_complete(hostile: Pair, wish: str) -> None:
+    become(hostile, wish)
+    done = hostile.pull("hosts.web1")
+    assert done.code not in (0, 3), done
+    assert hostile.last("hosts.web1")["outcome"] == "failed"
+
+
+def test_names_and_words_stay_words(hostile: Pair) -> None:
+    """Nothing that a target says moves a cursor, changes a title or begins a line of its own."""
+    become(hostile, "escape_from_the_terminal")
+    server = hostile.server
+    said = [server.run("capkeep", "run", "hosts.web1")]
+    said += [server.run("capkeep", *words) for words in (("status",), ("history",), ("log",))]
+    said.append(server.run("script", "-qec", "capkeep log", "/dev/null"))  # on a terminal
+    assert "owned" in said[0].out + said[0].err
+    for result in said:
+        text = (
+            OWN_STYLE.sub("", result.out + result.err)
+            .encode(errors="surrogateescape")
+            .decode(errors="replace")
+        )
+        assert not CONTROLS.search(text.replace("\r\n", "\n")), repr(CONTROLS.search(text))
+        assert not re.search("^2026 forged line", text, re.MULTILINE)
+    entries = server.ok("journalctl", "-o", "json", "--no-pager", "-u", "capkeep*")
+    for line in entries.splitlines():
+        message = json.loads(line)["MESSAGE"]
+        assert isinstance(message, str), bytes(message)  # what is not plain is an array
