@@ -156,8 +156,8 @@ def test_ways_to_a_target_that_do_not_lead_there(pulled: Pair) -> None:
         ('command="no-such-program"', "refused", "no capkeep answers there"),
         (
             f'command="{INTERPRETER} -I -S -c \\"import capkeep.rooms.answerer\\""',
-            "unreachable",
-            NAME,
+            "refused",
+            "no capkeep answers there",
         ),
     ):
         key = (pulled.sshd.base / "id.pub").read_text()
