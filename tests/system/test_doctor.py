@@ -9,14 +9,45 @@ from pathlib import Path
 
 import pytest
 
+from capkeep.host import pam_stack
+from capkeep.kernel.facts import CAPABILITIES
 from tests.system.test_apply import Host, applied_host
-from tests.system.test_user_mode import User
-from tests.system.test_user_mode import user as user
 
 BLOCKED = "does not work"
 READ = "CAP_DAC_READ_SEARCH"
 # Files and mounts are changed in a mount namespace of one's own: this host keeps what it has.
 APART = ("unshare", "--mount", "--propagation", "private", "sh", "-ec")
+# Logs somebody in by each service that is named, and prints what he then may inherit.
+LOG_IN = """
+import ctypes, os, sys
+pam = ctypes.CDLL("libpam.so.0")
+for service in sys.argv[1:]:
+    if os.fork() == 0:
+        talk, handle = (ctypes.c_void_p * 2)(), ctypes.c_void_p()
+        assert pam.pam_start(service.encode(), b"nobody", talk, ctypes.byref(handle)) == 0
+        pam.pam_authenticate(handle, 0)
+        pam.pam_setcred(handle, 2)
+        with open("/proc/self/status") as file:
+            print(service, next(l.split()[1] for l in file if l.startswith("CapInh")), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+YES = "pam_permit.so\n"
+CAP = "auth optional pam_cap.so\n"
+STACKS = {
+    "good": f"auth required {YES}{CAP}",
+    "sufficient": f"auth sufficient {YES}{CAP}",
+    "first": f"{CAP}auth sufficient {YES}",
+    "over": f"auth [success=2 default=ignore] {YES}auth requisite pam_deny.so\n{CAP}auth required {YES}",
+    "onto": f"auth [success=1 default=ignore] {YES}auth requisite pam_deny.so\n{CAP}",
+    "done": f"auth [success=done default=ignore] {YES}{CAP}",
+    "substack": f"auth substack ends\n{CAP}",
+    "include": f"auth include ends\n{CAP}",
+    "at": f"@include ends\n{CAP}",
+    "out": f"auth include jumps\n{CAP}auth required {YES}",
+    "ends": f"auth sufficient {YES}",
+    "jumps": f"auth [success=1 default=ignore] {YES}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +146,33 @@ def test_a_line_of_pam_that_logins_never_get_to(host: Host, tmp_path: Path) -> N
     assert not any("never gets to" in r["text"] for r in reasons)
 
 
+def test_what_is_said_of_lines_of_pam_is_what_pam_does(tmp_path: Path) -> None:
+    services, security = tmp_path / "pam.d", tmp_path / "security"
+    services.mkdir()
+    security.mkdir()
+    for name, text in STACKS.items():
+        (services / name).write_text(text)
+    (security / "capability.conf").write_text("cap_dac_read_search nobody\nnone *\n")
+    places = (f"mount --bind {folder} /etc/{folder.name}" for folder in (services, security))
+    script = "; ".join((*places, 'exec "$@"'))
+    tried = [name for name, text in STACKS.items() if CAP in text]
+    done = subprocess.run(
+        [*APART, script, "sh", sys.executable, "-c", LOG_IN, *tried],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    given = dict(line.split() for line in done.stdout.splitlines())
+    judged = {name: pam_stack.passed_over(pam_stack.lines(STACKS, name)) for name in tried}
+    assert {n: int(mask, 16) for n, mask in given.items()} == {
+        name: 0 if over else 1 << CAPABILITIES.index(READ) for name, over in judged.items()
+    }
+    assert {name for name, over in judged.items() if not over} == {
+        "good",
+        "first",
+        "onto",
+        "substack",
+    }
+
+
 def test_looking_changes_nothing(host: Host) -> None:
     def state() -> dict[str, tuple[int, int, float]]:
         paths = (*host.base.rglob("*"), *Path("/root").glob("*"), *Path("/var/tmp").glob("*"))
@@ -135,7 +193,13 @@ def test_somebody_without_root_is_told_what_could_not_be_tried(host: Host) -> No
     assert found["user"]["state"] == "works"
 
 
-def test_in_user_mode_ones_own_namespace_is_what_counts(user: User) -> None:
-    done = user("doctor", "--json")
-    assert done.code == 0, done
-    assert json.loads(done.out)["used"] == "user"
+def test_in_user_mode_ones_own_namespace_is_what_counts(host: Host, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "capkeep", "--user", "--json", "doctor"],
+        env={"PATH": "/usr/bin", "PYTHONPATH": str(host.package.parent), "HOME": str(tmp_path),
+             "PYTHONDONTWRITEBYTECODE": "1"},
+        user=65534, group=65534, extra_groups=[],
+        cwd="/", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    assert json.loads(done.stdout)["used"] == "user"

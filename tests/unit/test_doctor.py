@@ -179,7 +179,7 @@ def test_without_root_nothing_that_was_not_tried_is_said_to_work() -> None:
         Way.SYSTEMD: State.WORKS, Way.DOORS: State.UNKNOWN, Way.USER: State.WORKS,
         Way.FILE: State.UNKNOWN, Way.PAM: State.WORKS,
     }  # fmt: skip
-    assert "only root" in one(seen, Way.SYSTEMD).not_seen
+    assert "may not try it" in one(seen, Way.SYSTEMD).not_seen
     assert not works(judge(seen, Way.DOORS))
     assert one(seen._replace(missing=("/usr/bin/bwrap",)), Way.DOORS).state is State.BLOCKED
 

@@ -100,7 +100,9 @@ def _systemd(seen: Seen) -> Judged:
             reasons.append(
                 Reason(text, f'capkeep audit; or [host] accept-missing = ["{directive}"]')
             )
-    not_seen = "" if seen.root and tells else "what its units can separate: only root can try it"
+    not_seen = (
+        "" if seen.root and tells else "what its units can separate: whoever asks may not try it"
+    )
     return _said(Way.SYSTEMD, reasons, remarks, not_seen)
 
 
