@@ -64,6 +64,7 @@ class Host(NamedTuple):
     version: int  # systemd's
     mounts: Mapping[str, tuple[str, ...]]  # by reader: the mount points that hold its sources
     large_ids: bool  # whether a file may belong to a uid or gid above 65535, or to nobody
+    pulls: bool = False  # whether files of other hosts are kept here, whose ids nobody here knows
 
     @property
     def opens_sockets(self) -> bool:
@@ -89,9 +90,10 @@ def ids(grant: Grant, host: Host) -> Iterator[str]:
         return  # whoever has an id above 65535 would look like nobody to it
     # A capability counts for files of those ids alone that the namespace has.
     anybodys = grant.view is View.HOST or bool(grant.capabilities)
+    large = host.large_ids or (grant.changes_owners and host.pulls)
     if host.version >= 258:
         yield "PrivateUsers=full"
-    elif host.version >= 257 and not (anybodys and host.large_ids):
+    elif host.version >= 257 and not (anybodys and large):
         yield "PrivateUsers=identity"
     elif not anybodys and not grant.writable and not grant.groups:
         yield "PrivateUsers=yes"  # all others look like nobody, and it has no files of any
@@ -153,14 +155,20 @@ def left_out(plan: Plan, host: Host) -> tuple[str, ...]:
     """Protections that this systemd cannot give without losing something; told to people."""
     if host.version < 257:
         return (f"PrivateUsers: systemd {host.version} has no map that keeps owners (257 has)",)
-    if host.version < 258 and host.large_ids and any(r.grant.view is View.HOST for r in plan.rooms):
-        return (
-            (
-                "PrivateUsers for readers: files of nobody, or of ids above 65535, would be kept with a"
-                f" wrong owner under systemd {host.version} (258 can)"
-            ),
+    if host.version > 257:
+        return ()
+    said = []
+    if host.large_ids and any(r.grant.view is View.HOST for r in plan.rooms):
+        said.append(
+            "PrivateUsers for readers: files of nobody, or of ids above 65535, would be kept with a"
+            f" wrong owner under systemd {host.version} (258 can)"
         )
-    return ()
+    if host.pulls and any(r.kind is RoomKind.VAULT and r.grant.changes_owners for r in plan.rooms):
+        said.append(
+            "PrivateUsers for vaults with `owners`: files of targets may be of ids above 65535, which"
+            f" systemd {host.version} cannot give them there (258 can)"
+        )
+    return tuple(said)
 
 
 def limits(grant: Grant) -> Iterator[str]:

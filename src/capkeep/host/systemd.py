@@ -74,7 +74,8 @@ def look(plan: Plan) -> hardening.Host:
     table = mounts.read_mounts()
     shown = {r.name: _shown(plan, r, table)[0] for r in _readers(plan)}
     sources = {path for r in _readers(plan) for path in r.grant.sources}
-    return hardening.Host(number, shown, number == 257 and _has_large_ids(sources))
+    large = number == 257 and _has_large_ids(sources)
+    return hardening.Host(number, shown, large, pulls=bool(plan.targets))
 
 
 def changes(plan: Plan, users: Iterable[str]) -> Iterator[Change]:
