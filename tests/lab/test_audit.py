@@ -151,7 +151,7 @@ def test_what_systemd_leaves_out_in_silence_ends_the_run_by_name(machine: Machin
     done = machine.run("capkeep", "doctor")
     assert done.code == 1, done
     assert "systemd: does not work  (used here)" in done.out
-    assert "units since this machine's start: PrivateNetwork=yes" in done.out
+    assert "systemd said of a unit when rooms last started: PrivateNetwork=yes" in done.out
     assert not [
         r for r in said["rooms"] if r["process"] == "engine" and r["room"] == "keeper-local"
     ]

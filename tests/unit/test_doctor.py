@@ -7,6 +7,7 @@ import pytest
 
 from capkeep.host import pam_stack
 from capkeep.host.granting import judge, works
+from capkeep.host.grants import last_said
 from capkeep.host.ways_seen import (
     APPARMOR,
     KILLED,
@@ -87,7 +88,7 @@ def test_where_nothing_is_in_the_way_every_way_works() -> None:
         (Way.SYSTEMD, GOOD._replace(systemd=Systemd(True, 257, without(READ))), "process 1 may not have", "--cap-add DAC_READ_SEARCH"),
         (Way.SYSTEMD, GOOD._replace(namespaces=refused("net"), filters=1), "PrivateNetwork= separates nothing", 'accept-missing = ["PrivateNetwork"]'),
         (Way.SYSTEMD, GOOD._replace(namespaces=refused("ipc")), "PrivateIPC= separates nothing", "security.nesting"),
-        (Way.SYSTEMD, GOOD._replace(systemd=Systemd(True, 257, proceeding=("PrivateNetwork=yes is configured, proceeding without",))), "since this machine's start", "accept-missing"),
+        (Way.SYSTEMD, GOOD._replace(systemd=Systemd(True, 257, proceeding=("PrivateNetwork=yes is configured, proceeding without",))), "when rooms last started", "accept-missing"),
         (Way.DOORS, GOOD._replace(missing=("/usr/bin/bwrap",)), "/usr/bin/bwrap is not there", "apt-get install bubblewrap"),
         (Way.DOORS, GOOD._replace(missing=("/usr/bin/setpriv",)), "/usr/bin/setpriv is not there", "apt-get install util-linux"),
         (Way.DOORS, GOOD._replace(bounding=without(READ)), "(bounding set)", "--cap-add DAC_READ_SEARCH"),
@@ -137,6 +138,7 @@ def test_what_is_in_the_way_is_said_with_what_mends_it(
     [
         (Way.SYSTEMD, GOOD._replace(namespaces=refused("net"), systemd=Systemd(True, 257, None, ("PrivateNetwork",))), "accept-missing allows it"),
         (Way.SYSTEMD, GOOD._replace(systemd=Systemd(True, 252, None, left_out=("PrivateUsers: no",))), "left out: PrivateUsers"),
+        (Way.SYSTEMD, GOOD._replace(systemd=Systemd(True, 257, proceeding=("X=yes is configured, but",))), "X=yes"),
         (Way.SYSTEMD, GOOD._replace(own_ids=False), "root here is not the machine's"),
         (Way.DOORS, GOOD._replace(own_ids=False), "root here is not the machine's"),
         (Way.DOORS, GOOD._replace(landlock=0), "no Landlock"),
@@ -170,6 +172,16 @@ def test_an_engine_that_has_a_capability_now(
     (found,) = (r for r in remarks if "/usr/bin/restic has" in r.text)
     assert text in found.text
     assert found.mend == "setcap -r /usr/bin/restic"
+
+
+def test_what_systemd_said_counts_by_the_last_start() -> None:
+    start = "Starting capkeep-runner@1-2-0.service - capkeep: runner (1-2-0)..."
+    left = "capkeep-{}@1-2-0.service: PrivateNetwork=yes is configured, but no, ignoring: EPERM"
+    lines = [start, left.format("runner"), left.format("reader-a-b")]
+    assert last_said(lines) == ("PrivateNetwork=yes is configured, but no, ignoring: EPERM",)
+    assert last_said(lines[1:]) == last_said(lines)
+    assert last_said([*lines, start]) == ()
+    assert last_said([]) == ()
 
 
 def test_without_root_nothing_that_was_not_tried_is_said_to_work() -> None:

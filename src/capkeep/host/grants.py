@@ -13,7 +13,7 @@ import shutil
 import signal
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -48,6 +48,8 @@ OVERRIDES: Final = "/var/lib/dpkg/statoverride"
 DPKG: Final = "/usr/bin/dpkg-query"
 JOURNALCTL: Final = "/usr/bin/journalctl"
 LET_IN: Final = ("sshd", "login", "cron", "crond")
+LEAVES_OUT: Final = "is configured, but"
+STARTS: Final = "^Starting .*runner"
 TOLD_MOST: Final = 5  # lines of the journal
 
 
@@ -210,18 +212,27 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def _proceeding(plan: Plan | None) -> tuple[str, ...]:
-    """What systemd has said since the machine's start of protections that it left out of our units."""
+    """What systemd said of protections that it left out of our units when rooms last started."""
     if plan is None or plan.starter is not Starter.SYSTEMD or os.geteuid() != 0:
         return ()
-    argv = (JOURNALCTL, "--boot", "--quiet", "--no-pager", "--output=cat", "--lines=200",
-            "--grep=proceeding without", f"--unit={plan.name}-*")  # fmt: skip
+    argv = (JOURNALCTL, "--boot", "--quiet", "--no-pager", "--output=cat", "--lines=200", "--reverse",
+            f"--grep={LEAVES_OUT}|{STARTS}", f"--unit={plan.name}-*")  # fmt: skip
     try:
         code, said = run_command(argv, timeout=SECONDS)
     except OSError:
         return ()
-    # Of each line, such as "NAME.service: PrivateNetwork=yes is configured, but…", without its unit.
-    told = dict.fromkeys(line.partition(": ")[2] for line in said.splitlines())
-    return tuple(told)[:TOLD_MOST] if code == 0 else ()
+    return last_said(said.splitlines()[::-1])[:TOLD_MOST] if code == 0 else ()
+
+
+def last_said(lines: Sequence[str]) -> tuple[str, ...]:
+    """What is left out, by the lines that came after the last start of a runner; each once.
+
+    A line is "NAME.service: PrivateNetwork=yes is configured, but … proceeding without", or
+    "… ignoring"; the unit's name is left out.
+    """
+    begun = max((n for n, line in enumerate(lines) if line.startswith("Starting ")), default=0)
+    told = (line.partition(": ")[2] for line in lines[begun:] if LEAVES_OUT in line)
+    return tuple(dict.fromkeys(told))
 
 
 def _engines(plan: Plan | None) -> tuple[str, ...]:
