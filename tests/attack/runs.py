@@ -24,7 +24,6 @@ from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind
 from tests.attack.attempts import ATTEMPTS, BY_NAME, Aftermath
 from tests.attack.user_mode import UserMode
 from tests.attack.world import LIMITS, PYTHON, SUBORDINATE, UIDS, Seen, Watcher, World, tree_digest
-from tests.unit.pulled import ED25519
 
 # Each needs a run of its own; a vault that is asked for too much ends the run it is in.
 ALONE = ("setuid-program", "capable-program", "fill-disk", "silence-the-vault")
@@ -33,6 +32,8 @@ CONTROLS = ("without", "root", "today")
 ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "notifier", "dumper", "hook",
          "prover", "copier", "giver", "puller", "user")  # fmt: skip
 RUN_AS = {"without": "reader", "giver": "viewer"}  # columns that have no user of their own
+# Of a target that nobody asks: any public key.
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEUu+lVRxuM5N190YfYm7E1kv27Bhh0p/aapXxNRNF7j"
 LENT = {"dumper": "games", "hook": "daemon"}  # whom the configuration names; ours have no names
 
 
@@ -218,7 +219,7 @@ into = ["second"]
 identity = {{ file = "{self.base}/etc/secrets/repo" }}
 
 [targets.away]
-host-key = "{ED25519}"
+host-key = "{HOST_KEY}"
 
 [repositories.pulled]
 engine = "restic"
