@@ -121,6 +121,9 @@ ATTACKS: dict[str, bytes] = {
     "another's lock stored again": post(f"/locks/{NAME}", "an object"),
     "a snapshot with wrong content": post(f"/snapshots/{WRONG}", "poison"),
     "a key with wrong content": post(f"/keys/{WRONG}", "poison"),
+    # Engines try the keys that are there in some order, and give up after so many that are none.
+    "a key more": post(f"/keys/{hashlib.sha256(b'poison').hexdigest()}", "poison"),
+    "a repository made again": post("/?create=true", ""),
     "a lock with wrong content": post(f"/locks/{WRONG}", "poison"),
     "an index with wrong content": post(f"/index/{WRONG}", "poison"),
     "an empty pack": post(POISON, ""),
@@ -274,7 +277,8 @@ def test_many_writers_of_one_name_store_it_once(vault: Vault, repository: Path) 
 def test_two_configs_at_a_time_leave_the_first(tmp_path: Path) -> None:
     root = tmp_path / "repository"
     root.mkdir()
-    with Vault(str(root), tmp_path / "state") as one, Vault(str(root), tmp_path / "state") as two:
+    state, admin = tmp_path / "state", Access.ADMIN
+    with Vault(str(root), state, admin) as one, Vault(str(root), state, admin) as two:
         assert one.ask("POST", "/?create=true")[0] == 200
         assert two.ask("POST", "/?create=true")[0] == 200
         assert one.ask("POST", "/config", b"one")[0] == 200

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capkeep.config.mistakes import MistakesError
 from capkeep.config.model import TargetConfig
 from capkeep.config.syntax import NAME_PATTERN
 from capkeep.errors import UsageError
@@ -223,7 +224,6 @@ def test_targets_are_read_from_a_configuration_with_mistakes(tmp_path: Path) -> 
         '[jobs.nonsense]\nwhat = 1\n[targets.odd]\nport = "x"\nhost = 3\nhost-key = [1]\n'
     )
     (tmp_path / "conf.d/more.toml").write_text('targets.web3.jump = "a@b"\n')
-    (tmp_path / "conf.d/wrong.toml").write_text("this is no TOML")
     found = scan.written(str(tmp_path), user_mode=True)
     assert found == {
         "web1": scan.Written("web1", 2222, groups=("web",)),
@@ -231,3 +231,7 @@ def test_targets_are_read_from_a_configuration_with_mistakes(tmp_path: Path) -> 
         "odd": scan.Written("odd"),
         "web3": scan.Written("web3", jump="a@b"),
     }
+    # What cannot be read might pin another key.
+    (tmp_path / "conf.d/wrong.toml").write_text("this is no TOML")
+    with pytest.raises(MistakesError):
+        scan.written(str(tmp_path), user_mode=True)

@@ -86,22 +86,28 @@ def test_what_is_announced_counts_as_used(tmp_path: Path) -> None:
 
 
 def test_a_repository_does_not_grow_beyond_its_quota(tmp_path: Path) -> None:
+    """What a file takes of the disk counts, and that it is there: many empty ones take much."""
     DirectoryStore(str(tmp_path), 0).create()
-    other = Name("data", "cd" * 32)
-    store = DirectoryStore(str(tmp_path), 0, quota=100)
-    upload = store.write(NAME, 60)
-    with pytest.raises(StoreError, match="may have 100B, and would have more"):
-        store.write(other, 41)
-    upload.write(memoryview(b"x" * 60))
+    other, block, quota = Name("data", "cd" * 32), 4096, 5 * 4096
+    store = DirectoryStore(str(tmp_path), 0, quota)
+    upload = store.write(NAME, block)
+    with pytest.raises(StoreError, match="may have 20KiB, and would have more"):
+        store.write(other, 3 * block + 1)
+    upload.write(memoryview(b"x" * block))
     upload.commit()
-    store.write(other, 40).abort()
-    for one in (store, DirectoryStore(str(tmp_path), 0, quota=100)):  # a session later, too
+    store.write(other, 2 * block).abort()
+    for one in (store, DirectoryStore(str(tmp_path), 0, quota)):  # a session later, too
         with pytest.raises(StoreError) as caught:
-            one.write(other, 41)
+            one.write(other, 2 * block + 1)
         assert caught.value.failure is Failure.NO_SPACE
-        one.write(other, 40).abort()
+        one.write(other, 2 * block).abort()
+    small = store.write(Name("data", "ef" * 32), 1)
+    small.write(memoryview(b"x"))
+    small.commit()
+    with pytest.raises(StoreError):
+        store.write(other, 1)
     assert store.remove(NAME)
-    DirectoryStore(str(tmp_path), 0, quota=100).write(other, 100).abort()
+    DirectoryStore(str(tmp_path), 0, quota).write(other, 2 * block).abort()
 
 
 def test_without_a_repository_nothing_is_written(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def taken(one: Turn, ledger: Told, seconds: float) -> Iterator[None]:
 def test_a_target_is_pulled_from_once_at_a_time(tmp_path: Path, ledger: Told) -> None:
     with (
         taken(turn(tmp_path, "web"), ledger, 5),
-        pytest.raises(StepError, match="target web is being run already, by me") as refused,
+        pytest.raises(StepError, match="a pull from web is being run already, by me") as refused,
         taken(turn(tmp_path, "web"), ledger, 0),
     ):
         pass

@@ -29,7 +29,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the verbs to the command line."""
     target = commands.add_parser("target", help="the hosts that this one takes files of")
     verbs = target.add_subparsers(prog="capkeep target", metavar="COMMAND", required=True)
-    listing = verbs.add_parser("list", help="all targets, with their jobs and last runs")
+    listing = verbs.add_parser(
+        "list", help="targets that jobs take files of, with their jobs and last runs"
+    )
     listing.set_defaults(handler=_list)
     scan = verbs.add_parser(
         "scan",
@@ -211,6 +213,9 @@ def _chosen(plan: "Plan", names: "Iterable[str]") -> tuple[str, ...]:
         if name not in known:
             said = ", ".join(known) or "none that a job takes files of"
             raise UsageError(f"there is no target {name}", hint=f"known: {said}")
+    if not known:
+        hint = "write targets = … in a job, then `capkeep apply`"
+        raise UsageError("no job takes files of another host", hint=hint)
     return tuple(names) or tuple(known)
 
 

@@ -62,7 +62,10 @@ def ssh(there: Way, known: str, command: str, *, terminal: bool = False) -> list
 def _believing(known: str) -> list[str]:
     path = known.replace("%", "%%")
     return ["StrictHostKeyChecking=yes", f'UserKnownHostsFile="{path}"', "UpdateHostKeys=no",
-            "GlobalKnownHostsFile=/dev/null", "CheckHostIP=no"]  # fmt: skip
+            "GlobalKnownHostsFile=/dev/null", "CheckHostIP=no", "KnownHostsCommand=none",
+            "VerifyHostKeyDNS=no", "NoHostAuthenticationForLocalhost=no",
+            # A connection that is there already was made to whom others believed.
+            "ControlMaster=no", "ControlPath=none"]  # fmt: skip
 
 
 def through(there: Way, known: str) -> list[str]:

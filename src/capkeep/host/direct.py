@@ -1,9 +1,11 @@
 """Start a room for root by hand, hold the conversation, end it: no door, no runner."""
 
 import contextlib
+import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -23,8 +25,12 @@ def converse(
     on_event: Callable[[Message], None],
     target: Target | None = None,
     on_ready: Callable[[socket.socket, Message], None] | None = None,
+    *,
+    seconds: float | None = None,
 ) -> Message:
     """The room's result. Raises StepError when it ends without one, or on Ctrl-C.
+
+    With `seconds` also when it has none by then.
 
     Where a room waits for something to be handed over, `on_ready` does that; what it and the hearer
     of events raise ends the room.
@@ -36,7 +42,7 @@ def converse(
             started = start(plan, room, far, os.getuid(), target)
         try:
             with _interruptible():
-                for message in _heard(channel, request, room):
+                for message in _heard(channel, request, room, seconds):
                     if message.get("event") == "result":
                         return message
                     if on_ready is not None and message.get("event") == "ready":
@@ -52,11 +58,18 @@ def converse(
                 child.kill()
 
 
-def _heard(channel: Channel, request: Message, room: Room) -> Iterator[Message]:
+def _heard(
+    channel: Channel, request: Message, room: Room, seconds: float | None
+) -> Iterator[Message]:
     """What the room says to a request. Raises StepError; what its hearer raises is his own."""
+    deadline = time.monotonic() + seconds if seconds is not None else math.inf
     try:
         channel.send(request)
-        yield from channel
+        channel.sock.settimeout(seconds)
+        for message in channel:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no result within {seconds:.0f} seconds")
+            yield message
     except (OSError, ProtocolError) as error:
         raise StepError(Failure.INTERRUPTED, f"{room.name}: {error}") from error
 

@@ -196,17 +196,25 @@ try_config() {
 write_it() {
   need_capkeep
   mkdir -p "$config/conf.d"
-  if [ -f "$drop_in" ]; then cp -p "$drop_in" "$drop_in.before"; fi
+  # One that is there is of a run that was cut off, and the last that was applied.
+  if [ -f "$drop_in" ] && [ ! -f "$drop_in.before" ]; then cp -p "$drop_in" "$drop_in.before"; fi
+  trap 'put_back; exit 1' HUP INT TERM
   printf %s "$content" >"$drop_in.new"
   chmod 0644 "$drop_in.new"
   mv "$drop_in.new" "$drop_in"
   if try_config && "$capkeep" apply </dev/null; then
+    trap - HUP INT TERM
     rm -f "$drop_in.before"
     report
     return 0
   fi
+  put_back
+  fail 1 "the configuration is as it was: see above"
+}
+
+put_back() {
+  trap - HUP INT TERM
   if [ -f "$drop_in.before" ]; then mv "$drop_in.before" "$drop_in"; else rm -f "$drop_in"; fi
-  fail 1 "nothing was changed: see above"
 }
 
 report() {
@@ -229,14 +237,20 @@ show_it() {
 
 remove_it() {
   find_capkeep || fail 4 "there is no capkeep on this host"
-  if [ ! -f "$drop_in" ]; then say "$drop_in is not there"; return 0; fi
+  # A removal that was cut off has taken the file away, and perhaps nothing else.
+  if [ ! -f "$drop_in" ] && [ ! -f "$drop_in.before" ]; then
+    say "$drop_in is not there"
+    return 0
+  fi
   verb=remove
   if something_else; then verb=apply; fi
-  mv "$drop_in" "$drop_in.before"
+  if [ -f "$drop_in" ]; then mv "$drop_in" "$drop_in.before"; fi
+  trap 'put_back; exit 1' HUP INT TERM
   "$capkeep" "$verb" </dev/null || {
-    mv "$drop_in.before" "$drop_in"
+    put_back
     fail 1 "$drop_in stays: see above"
   }
+  trap - HUP INT TERM
   rm -f "$drop_in.before"
   say "$server comes no more"
 }
@@ -248,7 +262,7 @@ show_removal() {
 
 something_else() {
   for file in "$config/capkeep.toml" "$config"/conf.d/*.toml; do
-    if [ -f "$file" ] && [ "$file" != "$drop_in" ]; then return 0; fi
+    if [ "$file" != "$drop_in" ] && grep -q '^\[jobs\.' "$file" 2>/dev/null; then return 0; fi
   done
   return 1
 }

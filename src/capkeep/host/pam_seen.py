@@ -42,7 +42,7 @@ def look(plan: Plan | None, prefix: str) -> Pam | None:
         configs=configs,
         users=tuple((name, tuple(_group_names(groups.get(name, ())))) for name in names),
         launchers=tuple(_launchers()),
-        use_pam=_use_pam(names[0]),
+        use_pam=_use_pam(names[0]) if names else None,
     )
 
 

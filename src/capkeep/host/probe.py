@@ -71,7 +71,11 @@ class _Prober:
 
         try:
             plan = self._plan
-            result = visit(door.path, take) if door else converse(plan, room, REQUEST, take)
+            result = (
+                visit(door.path, take)
+                if door
+                else converse(plan, room, REQUEST, take, seconds=SECONDS)
+            )
         except (CapkeepError, OSError) as error:
             if door and self._is_busy(room):
                 self.busy.append(room.name)

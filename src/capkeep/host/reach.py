@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.host.direct import converse
-from capkeep.host.probe import REQUEST, visit
+from capkeep.host.probe import REQUEST, SECONDS, visit
 from capkeep.plan.model import Plan, Room, RoomKind, Starter
 from capkeep.rooms.protocol import Message
 
@@ -49,7 +49,7 @@ def _ask(plan: Plan, room: Room) -> Message:
     try:
         if plan.starter is Starter.SYSTEMD and room.door:
             return visit(room.door.path, _pass)
-        return converse(plan, room, REQUEST, _pass)
+        return converse(plan, room, REQUEST, _pass, seconds=SECONDS)
     except (CapkeepError, OSError) as error:
         failure = error.failure if isinstance(error, StepError) else Failure.INTERRUPTED
         hint = error.hint if isinstance(error, CapkeepError) else ""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from capkeep.config.mistakes import Collector
+from capkeep.config.mistakes import Collector, MistakesError
 from capkeep.config.sources import Owner, Reader
 from capkeep.errors import Failure, StepError
 from capkeep.host.admin_ssh import Way, on_terminal, scanning
@@ -59,9 +59,12 @@ def written(directory: str, *, user_mode: bool = False) -> Mapping[str, Written]
     """Every target of the configuration, by name, as far as it can be read.
 
     A target whose host key is not written yet is a mistake in a configuration, and the one for which
-    this is needed.
+    this is needed. Raises MistakesError where a file cannot be read, and might pin a key.
     """
-    sources, _ = Reader(directory, Owner(user_mode=user_mode), Collector()).sources()
+    collector = Collector()
+    sources, all_read = Reader(directory, Owner(user_mode=user_mode), collector).sources()
+    if not all_read and sources and collector.mistakes:
+        raise MistakesError(collector.mistakes)
     found: dict[str, Written] = {}
     for source in sources:
         tables = source.data.get("targets")
@@ -98,13 +101,13 @@ def shown(host: str, port: int) -> tuple[PublicKey, ...]:
         raise _unreachable(host, port, str(error)) from error
     if found := best_first(_keys(said)):
         return found
-    words = [line for line in said.splitlines() if line.strip() and line[0] != "#"]
+    words = [line for line in said.split("\n") if line.strip() and line[0] != "#"]
     raise _unreachable(host, port, words[-1] if words else "no answer")
 
 
 def _keys(said: str) -> Iterator[PublicKey]:
     """Of lines `HOST KIND KEY`; whatever else stands there is passed over."""
-    for line in said.splitlines():
+    for line in said.split("\n"):
         try:
             key = parse(line.partition(" ")[2])
         except KeyTextError:

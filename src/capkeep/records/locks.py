@@ -103,6 +103,11 @@ def after_pulls() -> str:
     return f"{_TARGET}pull.over"
 
 
+def last_pull() -> str:
+    """What is locked by who decides whether a pull was the last. No target has such a name."""
+    return f"{_TARGET}pull.last"
+
+
 def holders_without_job(directory: str) -> list[Holder]:
     """Who works on repositories now, apart from jobs."""
     names = [n.removesuffix(".run") for n in os.listdir(directory) if n.endswith(".run")]
@@ -195,8 +200,10 @@ def _refusal(found: Holder) -> RefusedError:
     what = f"job {found.job}" if found.job == repository else f"work on repository {repository}"
     if found.job.endswith(_COPIES):
         what = f"copying of job {found.job.removesuffix(_COPIES)}"
-    if found.job.startswith(_TARGET):
-        what = f"target {found.job.removeprefix(_TARGET)}"
+    if found.job == after_pulls():
+        what = "what comes after the last pull"
+    elif found.job.startswith(_TARGET):
+        what = f"a pull from {found.job.removeprefix(_TARGET)}"
     if not found.run:
         return RefusedError(f"{what} is being run already", hint="wait for that run to end")
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.since))

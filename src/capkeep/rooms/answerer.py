@@ -9,6 +9,7 @@ and carries all of it through its standard input and output, which are the conne
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -25,6 +26,8 @@ from capkeep.rooms.pull.pump import LostError, Pump
 
 CONNECTION_IN, CONNECTION_OUT = 0, 1
 CONNECT_SECONDS: Final = 10
+ASKING_SECONDS: Final = 60  # for a server to ask
+REFUSED_SECONDS: Final = 10  # for it to hear why it is refused
 ASK_SECONDS: Final = 25  # less than a silence that would end all
 
 
@@ -69,8 +72,9 @@ class _Answer:
         self._asked = bytearray()
         self._session = Session(opens=True)
         self._pump = Pump(CONNECTION_IN, CONNECTION_OUT, self._session, self)
-        self._wired = False
+        self._wired = self._asking = False
         self._deaf = False  # there is nobody who could be asked
+        self._until = time.monotonic() + ASKING_SECONDS  # unless the reader is at work by then
 
     def run(self, why: str) -> None:
         """Until the server leaves. Raises LostError, FrameError, ProtocolError, OSError.
@@ -93,6 +97,7 @@ class _Answer:
     def _refuse(self, failure: Failure, text: str, hint: str = "") -> None:
         said: Message = {"event": "result", "failure": failure, "text": text, "hint": hint}
         self._pump.say(TALK, encode(said))
+        self._until = time.monotonic() + REFUSED_SECONDS
 
     # -- the server
 
@@ -128,6 +133,7 @@ class _Answer:
                 sent = socket.send_fds(self._door, [request], [far.fileno()])
                 self._door.sendall(request[sent:])
         self._asked.clear()
+        self._asking = True
         self._pump.lead(TALK, source=os.dup(self._door.fileno()))
 
     def ended(self, channel: int) -> None:
@@ -145,7 +151,9 @@ class _Answer:
         return {}
 
     def tick(self) -> None:
-        """Nothing is to be done once a second."""
+        """Nobody stays who has not asked in time, or was refused and has had time to hear it."""
+        if not self._asking and time.monotonic() > self._until:
+            self._pump.stopped = True
 
     def _take_handover(self) -> None:
         """The reader's first message: the socket on which its engine's relays hand pipes over."""

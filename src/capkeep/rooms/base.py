@@ -186,7 +186,8 @@ class EngineRoom:
         repository = self.brief.repository
         pulled = repository is not None and bool(repository.pulled_by)
         message = self._given_wire() if pulled else self.caller.receive()
-        self.caller.sock.settimeout(self.patience)
+        # Who asks on behalf of another host must not hold an engine by listening no more.
+        self.caller.sock.settimeout(PATIENCE_SECONDS if pulled else self.patience)
         if message is None:
             raise Stopped("the caller asked for nothing")
         return message

@@ -4,13 +4,16 @@ Of its job's sources only, of links never what they lead to, and of no more file
 for. Whoever asks gets sums whose key is not his (`rooms/sums.py`).
 """
 
+import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 from capkeep.errors import Failure, StepError
 from capkeep.plan.model import Job
 from capkeep.rooms.base import EngineRoom, option, option_list
 from capkeep.rooms.protocol import Message, ProtocolError, encode
+from capkeep.rooms.rdiff.globs import matcher
 from capkeep.rooms.sums import BATCH, describe, key_of, latest_above
 
 FILES_MOST: Final = 1000  # in one visit
@@ -29,9 +32,21 @@ def tell_live(room: EngineRoom, job: Job, request: Message) -> None:
             raise ProtocolError("a path is not the job's")
     key = key_of(dict(room.brief.secrets).get("password", ""), nonce)
     teller = _Teller(room)
+    kept = _kept_of(room, job)
     for path in paths:
-        teller.take({"path": path, **_live(room, path, key, before, teller)})
+        found = _live(room, path, key, before, teller) if kept(path) else {"missing": "excluded"}
+        teller.take({"path": path, **found})
     teller.flush()
+
+
+def _kept_of(room: EngineRoom, job: Job) -> Callable[[str], bool]:
+    """Whether a path is kept, as far as the job's patterns say: another host is told of no others."""
+    if room.brief.repository is None or not room.brief.repository.pulled_by:
+        return lambda _: True
+    # Relative patterns mean names at any depth.
+    deep = (p if p.startswith(("/", "**")) else f"**/{p}" for p in job.exclude)
+    excluded = matcher(deep)
+    return lambda path: not excluded(os.fsencode(path))
 
 
 def _live(room: EngineRoom, path: str, key: bytes, before: int, teller: "_Teller") -> Message:

@@ -105,6 +105,11 @@ def _checked(room: EngineRoom, asked: Message, result: Message) -> Message:
                     Failure.REFUSED,
                     f"the target says that it has made snapshot {snapshot[:8]}, and our vault got none",
                 )
+    made = asked["action"] == "backup" and not dry_run and result.get("failure") is None
+    if made and not known and not result.get("stored"):
+        # Of such an engine's snapshots our vault knows no names; each takes something.
+        text = "the target says that it has made a snapshot, and our vault got nothing"
+        raise StepError(Failure.REFUSED, text)
     return result
 
 
@@ -139,7 +144,7 @@ class _Pull:
         except StrangerError as error:
             raise StepError(
                 Failure.REFUSED, f"{name} lets us in, and no capkeep answers there: {error}",
-                hint="enroll it again, with the same version of capkeep on both sides",
+                hint=f"capkeep enroll {name}, with the same version of capkeep on both sides",
             ) from error  # fmt: skip
         except (FrameError, ProtocolError) as error:
             raise StepError(
@@ -222,10 +227,12 @@ class _Pull:
             self._release()
         elif self._result is None and self._heard_any:
             text = f"the reader of {self._target.name} ended without a result"
-            raise StepError(Failure.INTERRUPTED, text)
+            raise StepError(
+                Failure.INTERRUPTED, text, hint=f"on {self._target.name}: capkeep audit"
+            )
         elif self._result is None:
             text = f"the reader of {self._target.name} is busy, or cannot be started there"
-            raise StepError(Failure.LOCKED, text)
+            raise StepError(Failure.LOCKED, text, hint=f"on {self._target.name}: capkeep audit")
 
     def _release(self) -> None:
         """The engine is done: so is the vault; what it has stored is heard when it says so."""

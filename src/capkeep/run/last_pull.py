@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from capkeep import calendars
 from capkeep.errors import EXIT_CODES, EXIT_COMPLETE, Failure
-from capkeep.plan.model import Plan
-from capkeep.records.locks import holder
+from capkeep.plan.model import Job, Plan
+from capkeep.records.locks import copies_of, holder
 from capkeep.records.model import Outcome, Run
 from capkeep.records.queries import Records
 from capkeep.run.errand import AFTER_PULLS, SLACK_SECONDS, Errand, Errands
@@ -52,13 +52,19 @@ def known(plan: Plan, records: Records) -> tuple[tuple[Pulled, ...], float, Outc
                     job.schedule,
                     job.spread_seconds + plan.watch.grace_seconds,
                     last.started if last else 0.0,
-                    holder(plan.places.records, job.name) is not None,
+                    _is_at_work(plan, job),
                 )
             )
     before = next((run.started for run in records.last_of("", (AFTER_PULLS,), 1)), 0.0)
     ranked = (Outcome.COMPLETE, Outcome.PARTIAL)
     worst = next((o for o in reversed(ranked) if outcomes <= {*ranked} and o in outcomes), None)
     return tuple(found), before, worst or Outcome.FAILED
+
+
+def _is_at_work(plan: Plan, job: Job) -> bool:
+    """Whether the job runs, or what it has made is being copied."""
+    names = (job.name, copies_of(job.name))
+    return any(holder(plan.places.records, name) is not None for name in names)
 
 
 def is_time(plan: Plan) -> Outcome | None:

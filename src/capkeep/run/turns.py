@@ -6,12 +6,15 @@ Runs that began at one time wait here for each other, in the record already: wha
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from capkeep.errors import Failure, RefusedError, StepError
 from capkeep.plan.model import Job, Plan
 from capkeep.records.locks import Holder, JobLock, place_in_line, pulls_from
 from capkeep.records.model import Run
 from capkeep.run.attempts import LockPatience
+
+PLACE_SECONDS: Final = 3600.0  # that a run waits for others that are pulling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +37,15 @@ class Turn:
             if self._parallel:
                 places = tuple(map(place_in_line, range(self._parallel)))
                 full = f"{self._parallel} targets are being pulled from"
-                self._await(ledger, deadline, held, places, full)
+                # One that only pretends to be at work must not keep all others waiting.
+                soon = min(deadline, time.monotonic() + PLACE_SECONDS)
+                try:
+                    self._await(ledger, soon, held, places, full)
+                except StepError as error:
+                    if error.failure is Failure.STOPPED or soon == deadline:
+                        raise
+                    text = f"{full}, for {PLACE_SECONDS / 60:.0f} minutes: goes on beside them"
+                    ledger.tell({"event": "warning", "text": text})
             yield
 
     def _await(

@@ -133,7 +133,9 @@ def _none(part: str) -> NoReturn:
 
 def _jobs(plan: Plan, request: Message) -> list[Job]:
     if not plan.jobs:
-        raise RefusedError("no job of this host is run from here: servers come for its files")
+        raise RefusedError(
+            "no job of this host is run from here: servers come for its files", hint="run it there"
+        )
     return [plan.job(name) for name in _chosen(request, "jobs", [j.name for j in plan.jobs])]
 
 

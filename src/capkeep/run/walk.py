@@ -1,5 +1,6 @@
 """Walk a job, or work on a repository, through its rooms, and write down what happened."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -13,7 +14,7 @@ from capkeep.errors import (
     StepError,
 )
 from capkeep.plan.model import Job, Plan, Repository, Room
-from capkeep.records.locks import after_pulls, copies_of, holder
+from capkeep.records.locks import Holder, JobLock, copies_of, holder, last_pull
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
 from capkeep.run.aftermath import Aftermath
@@ -97,12 +98,17 @@ class Walk:
         """Run what comes when no target is left to be pulled from, if that is now; returns the exit code."""
         from capkeep.run.last_pull import errands, is_time
 
-        if holder(self._plan.places.records, after_pulls()) is not None:
+        if not self._plan.after_pulls:
             return EXIT_COMPLETE
-        outcome = is_time(self._plan)
-        if outcome is None:
-            return EXIT_COMPLETE
-        return self._track.run(None, AFTER_PULLS, errands(self._plan, outcome))
+        with JobLock(self._plan.places.records, last_pull()) as lock:
+            try:
+                lock.acquire(Holder(last_pull(), pid=os.getpid()))
+            except RefusedError:  # another one decides just now, or carries it out
+                return EXIT_COMPLETE
+            outcome = is_time(self._plan)
+            if outcome is None:
+                return EXIT_COMPLETE
+            return self._track.run(None, AFTER_PULLS, errands(self._plan, outcome))
 
     def tell(self, message: Message) -> None:
         """Answer the caller with something that is no run's."""

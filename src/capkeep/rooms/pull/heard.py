@@ -38,6 +38,7 @@ class Rebuilder:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._sources = set(job.include)  # those that have not been told of
 
     def event(self, said: Message) -> Message | None:
         """The same event as one of ours, or None for what goes no further. Raises ProtocolError."""
@@ -51,7 +52,15 @@ class Rebuilder:
         fields = _EVENTS.get(event) if isinstance(event, str) else None
         if fields is None:
             return None
+        if event == "source":
+            self._take_source(_path(said.get("path")))
         return {"event": event, **{name: make(said.get(name)) for name, make in fields.items()}}
+
+    def _take_source(self, path: str) -> None:
+        """Each is told of once: whoever asked remembers them all."""
+        if path not in self._sources:
+            raise ProtocolError("a source that is not the job's, or told of before")
+        self._sources.discard(path)
 
     def result(self, said: Message) -> Message:
         """The one result. Raises ProtocolError."""

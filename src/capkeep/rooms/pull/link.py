@@ -8,7 +8,6 @@ from typing import Final
 from capkeep.errors import Failure, StepError
 from capkeep.plan.model import Target
 from capkeep.rooms.rest.ssh import OPTIONS, SSH, Login, Ssh, remove_dead_agents
-from capkeep.rooms.service import StoreError
 
 WORD: Final = "capkeep-pull"  # what is asked for; a login with a forced command does not read it
 HERE, ON_THE_WAY = "capkeep-target", "capkeep-jump"  # by which names their keys are known
@@ -30,11 +29,11 @@ _STRANGE: Final = (
     rf"{WORD}|not found|no such file|no module named|cannot execute|currently not available"
 )
 _SAID: Final = (
-    (re.compile(_LOUD, re.IGNORECASE), Failure.DENIED, _CHANGED, ""),
-    (re.compile(_SHUT, re.IGNORECASE), Failure.DENIED, _REFUSED, "enroll it again"),
+    (re.compile(_LOUD, re.IGNORECASE), Failure.DENIED, _CHANGED, "capkeep target scan {0}"),
+    (re.compile(_SHUT, re.IGNORECASE), Failure.DENIED, _REFUSED, "capkeep enroll {0}"),
     (re.compile(_AWAY, re.IGNORECASE), Failure.UNREACHABLE, "{0} cannot be reached", ""),
     (re.compile(_STRANGE, re.IGNORECASE), Failure.REFUSED,
-     "{0} lets us in, and no capkeep answers there", "enroll it again"),
+     "{0} lets us in, and no capkeep answers there", "capkeep enroll {0}"),
 )  # fmt: skip
 
 
@@ -89,10 +88,5 @@ def explain(ssh: Ssh, target: Target, text: str, *, greeted: bool) -> StepError:
         for pattern, failure, sentence, hint in _SAID:
             if pattern.search(ssh.said()):
                 who = target.jump if f" {ON_THE_WAY} " in f" {ssh.said()} " else target.name
-                return StepError(failure, f"{sentence.format(who)} ({last})", hint=hint)
+                return StepError(failure, f"{sentence.format(who)} ({last})", hint=hint.format(who))
     return StepError(Failure.UNREACHABLE, f"{target.name}: {text}" + (f" ({last})" if last else ""))
-
-
-def cannot(error: StoreError) -> StepError:
-    """That ssh cannot even be started."""
-    return StepError(error.failure, str(error))

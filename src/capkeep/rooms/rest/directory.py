@@ -26,6 +26,8 @@ TMP: Final = "tmp"  # where objects wait on filesystems without O_TMPFILE
 RENAME_NOREPLACE: Final = 1
 AT_FDCWD: Final = -100
 COPY: Final = 256 << 10
+BLOCK: Final = 4096  # bytes in which most filesystems give space
+LEAST_FILES: Final = 1000  # that must still find a place (inodes)
 
 _NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
@@ -151,6 +153,9 @@ class DirectoryStore:
         with self._lock:
             if self._quota:
                 self._refuse_beyond_quota(length)
+            if state.f_files and state.f_favail < LEAST_FILES:
+                text = f"no more than {state.f_favail} files find a place where {self.root} is"
+                raise StoreError(Failure.NO_SPACE, text)
             if state.f_bavail * state.f_frsize - self._reserved - length < self._floor:
                 raise StoreError(
                     Failure.NO_SPACE,
@@ -160,8 +165,8 @@ class DirectoryStore:
 
     def _refuse_beyond_quota(self, length: int) -> None:
         if self._there < 0:
-            self._there = sum(item.size for kind in KINDS for item in self.items(kind))
-        if self._there + self._reserved + length > self._quota:
+            self._there = sum(_takes(item.size) for kind in KINDS for item in self.items(kind))
+        if self._there + _takes(self._reserved + length) > self._quota:
             raise StoreError(
                 Failure.NO_SPACE,
                 f"the repository may have {format_size(self._quota)}, and would have more: it is full",
@@ -171,7 +176,7 @@ class DirectoryStore:
         """An upload of that length has ended."""
         with self._lock:
             self._reserved -= length
-            self._there += length if stored and self._there >= 0 else 0
+            self._there += _takes(length) if stored and self._there >= 0 else 0
 
     def _open(self, name: Name, path: str, length: int) -> "_FileUpload":
         folder = os.path.dirname(path)
@@ -335,6 +340,11 @@ class _FileUpload:
         os.close(self._fd)
         self._fd = -1
         self._store.release(self._length, stored=self._stored)
+
+
+def _takes(size: int) -> int:
+    """Bytes of the disk that a file of that size takes, itself included: many small ones take much."""
+    return -(-size // BLOCK) * BLOCK + BLOCK
 
 
 def _items(folder: str) -> list[Item]:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from capkeep.errors import Failure
 from capkeep.plan.model import Access
 from capkeep.rooms.rest.held import Held
-from capkeep.rooms.rest.names import CONFIG, LOCKS, Name, is_hash, parse_target
+from capkeep.rooms.rest.names import CONFIG, KEYS, LOCKS, Name, is_hash, parse_target
 from capkeep.rooms.rest.requests import Refusal, Request
 from capkeep.rooms.rest.sessions import Session
 from capkeep.rooms.rest.store import (
@@ -165,7 +165,7 @@ class Front:
             raise Refusal(405, "a repository can be created, and nothing else")
         if request.length:
             raise Refusal(400, "a repository is created without a body")
-        self._refuse_reader()
+        self._refuse_who_may_make_no_key()
         self.store.create()
         self._open = True
         exchange.answer(200)
@@ -177,6 +177,8 @@ class Front:
                 raise Refusal(404, "there is no repository")
         if name.kind != LOCKS:
             self._refuse_reader()
+        if name.kind == KEYS:
+            self._refuse_who_may_make_no_key()
         try:
             if name.kind == LOCKS:
                 self._post_lock(name, request, exchange)
@@ -196,6 +198,11 @@ class Front:
     def _refuse_reader(self) -> None:
         if self._access is Access.READ:
             raise Refusal(403, "this repository may only be read here")
+
+    def _refuse_who_may_make_no_key(self) -> None:
+        """An engine gives up when the keys that it tries first are nonsense: that would lock out all."""
+        if self._access not in (Access.ADMIN, Access.COPY):
+            raise Refusal(403, "keys are made by the keeper alone")
 
     def _receive(self, upload: Upload, name: Name, request: Request, exchange: Exchange) -> None:
         """Take a body in. Its last piece is passed on only when the whole has the right sha256.

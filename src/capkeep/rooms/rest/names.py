@@ -9,8 +9,9 @@ import re
 from typing import Final, NamedTuple
 
 CONFIG: Final = "config"
+KEYS: Final = "keys"
 LOCKS: Final = "locks"
-KINDS: Final = ("data", "index", "keys", LOCKS, "snapshots")
+KINDS: Final = ("data", "index", KEYS, LOCKS, "snapshots")
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _TARGET: Final = re.compile(rf"/({'|'.join(KINDS)})/([0-9a-f]{{64}})?", re.ASCII)
