@@ -219,10 +219,6 @@ def show_files_of_others() -> None:
     drain(5)
 
 
-def say_nothing() -> None:
-    drain(1000)
-
-
 if __name__ == "__main__":
     wish = globals()[sys.argv[1]]
     if wish not in (announce_a_huge_frame, greet_with_a_banner):

@@ -19,7 +19,7 @@ from capkeep.config.settings import as_toml
 from capkeep.config.syntax import kebab
 from capkeep.plan.pull import reader_name
 from capkeep.rooms.protocol import Message
-from capkeep.rooms.pull.asked import request_of
+from capkeep.rooms.pull.asked import NAME_MOST, NOT_IN_NAMES, TAGS_MOST, request_of
 from capkeep.rooms.pull.link import SETTABLE
 from capkeep.values import SecretSource, ValueMistake
 from tests.unit.pulled import ECDSA, ED25519, SERVER, Host, RootsOwn
@@ -418,6 +418,11 @@ def test_a_target_takes_every_tag_and_name_that_can_be_written(
 
 def test_options_of_ssh_are_those_that_a_puller_sets() -> None:
     assert {*ssh.OPTIONS} == {*SETTABLE}
+
+
+def test_tags_are_limited_as_a_target_limits_them() -> None:
+    ours = (ssh.MOST_TAGS + 1, ssh.MOST_TAG, ssh.NOT_IN_TAGS | {","})
+    assert ours == (TAGS_MOST, NAME_MOST, NOT_IN_NAMES)
 
 
 PIECES = st.sampled_from([*ED25519.split(), *ECDSA.split(), "\n", " ", "\t", ",", '"', "command=",

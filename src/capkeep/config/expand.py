@@ -39,7 +39,7 @@ def of_target(name: str, target: str) -> str:
 
 
 def as_written(name: str) -> str:
-    """What such a name was before; any other is itself."""
+    """A name for the file of such a repository's secret, one for each target; any other is itself."""
     written, dot, _ = name.partition(".")
     return f"{written}-{TARGET}" if dot else name
 

@@ -15,7 +15,7 @@ from capkeep.config.sources import Reader
 from capkeep.config.syntax import kebab
 from capkeep.config.upkeep import check_table, retention_table
 from capkeep.config.validate import Checked
-from capkeep.values import Glob, ValueMistake, check_exclude, parse_glob
+from capkeep.values import Glob, ValueMistake, check_exclude, is_at_or_below, parse_glob
 
 PSEUDO: Final = {
     "/proc": "shows processes, not files",
@@ -185,7 +185,7 @@ class JobChecker:
             return ""
         clean = "/" + "/".join(p for p in parts if p not in ("", "."))
         for pseudo, reason in PSEUDO.items():
-            if is_below(clean, pseudo):
+            if is_at_or_below(clean, pseudo):
                 self._collector.mistake(
                     place,
                     f"{clean} is not on a disk: {pseudo} {reason}",
@@ -193,7 +193,7 @@ class JobChecker:
                 )
                 return ""
         for repository in self._local if here else ():
-            if is_below(clean, repository.location.path):
+            if is_at_or_below(clean, repository.location.path):
                 self._collector.mistake(
                     place,
                     f"{clean} lies in repository {repository.name}, which rooms that read"
@@ -207,7 +207,7 @@ class JobChecker:
         real = os.path.realpath(path)
         for repository in self._local:
             local = repository.location.path
-            if is_below(local, real):
+            if is_at_or_below(local, real):
                 self._collector.remark(
                     place,
                     f"repository {repository.name} at {local} lies in {path}: it is hidden"
@@ -215,7 +215,7 @@ class JobChecker:
                 )
         if os.path.islink(path):
             target = os.path.realpath(path)
-            if not any(is_below(target, other) for other in found if other != path):
+            if not any(is_at_or_below(target, other) for other in found if other != path):
                 self._collector.remark(
                     place,
                     f"{path} is a symbolic link: the link is kept, not what it points to",
@@ -264,8 +264,3 @@ class JobChecker:
             for name, place in table.entries(field, names)
             for entry in self._reader.list_lines(name, place)
         ]
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Whether a path is the folder or something in it; both plain and absolute."""
-    return folder in ("/", path) or path.startswith(folder + "/")

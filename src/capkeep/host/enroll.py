@@ -1,8 +1,4 @@
-"""Enrol a target: from this server's configuration to its script, and that to its host over ssh.
-
-The ssh is the administrator's own, with his agent, configuration and terminal; which host key it
-believes is not his to choose: it is the one that the configuration has pinned.
-"""
+"""Enrol a target: from this server's configuration to its script, and that to its host over ssh."""
 
 import gzip
 import importlib.metadata

@@ -5,6 +5,7 @@ import os
 import shlex
 import stat
 from collections.abc import Iterator
+from typing import Final
 
 from capkeep.errors import CapkeepError
 from capkeep.host import answerer, sshd, users
@@ -13,7 +14,7 @@ from capkeep.host.ssh_keys import parse
 from capkeep.host.trust import distrusted
 from capkeep.plan.model import Plan
 
-EXPECTED = {"": (".ssh",), ".ssh": ("authorized_keys",)}  # all that a home has, by directory
+EXPECTED: Final = {"": (".ssh",), ".ssh": ("authorized_keys",)}  # all that a home has, by directory
 
 
 def findings(plan: Plan, config: str = sshd.CONFIG) -> Iterator[Finding]:

@@ -2,11 +2,11 @@
 
 import os
 
-from capkeep.config.jobs import is_below
 from capkeep.config.mistakes import Collector, MistakesError, Place
 from capkeep.config.model import Config
 from capkeep.plan.hidden import hidden
 from capkeep.plan.model import Plan
+from capkeep.values import is_at_or_below
 
 
 def refuse_private(plan: Plan, config: Config) -> None:
@@ -21,8 +21,8 @@ def refuse_private(plan: Plan, config: Config) -> None:
         shown = (*room.grant.read, *room.grant.sockets, *room.grant.shared) if room.hook else ()
         for path in shown:
             for place in sorted(private):
-                if is_below(path, place) or is_below(place, path):
-                    here = "lies in" if is_below(path, place) else "holds"
+                if is_at_or_below(path, place) or is_at_or_below(place, path):
+                    here = "lies in" if is_at_or_below(path, place) else "holds"
                     collector.mistake(
                         _place(config, room.hook, path),
                         f"{path} {here} {place}, which only the room that works with it sees",
@@ -37,6 +37,6 @@ def _place(config: Config, hook: str, path: str) -> Place:
     for key in ("read", "write", "sockets", "command"):
         setting = config.settings.get(f"hooks.{hook}.{key}")
         written = setting.value if setting and isinstance(setting.value, list) else []
-        if any(is_below(os.path.realpath(str(word)), path) for word in written):
+        if any(is_at_or_below(os.path.realpath(str(word)), path) for word in written):
             return (setting and setting.place) or Place(config.files[0], 0, f"hooks.{hook}.{key}")
     return Place(config.files[0], 0, f"hooks.{hook}")

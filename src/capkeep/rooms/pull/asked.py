@@ -25,7 +25,7 @@ def _is_flag(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """A whole one that the kernel could have said."""
+    """A whole number of at most 64 bits, and a sign."""
     return type(value) is int and -NUMBER_MOST < value < NUMBER_MOST
 
 
