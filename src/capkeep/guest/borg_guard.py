@@ -63,7 +63,6 @@ def guarded(report: Report, place: str, *, admin: bool):
     """borg's server with less to ask for, of the one repository there. Raises Refused."""
     import borg
     from borg.remote import PathNotAllowed, RepositoryServer
-    from borg.repository import Repository
 
     version = tuple(map(int, borg.__version__.split(".")[:2]))
     if version not in VERSIONS:
@@ -72,6 +71,8 @@ def guarded(report: Report, place: str, *, admin: bool):
         raise Refused(
             f"borg {borg.__version__} serves what nobody has looked at: {', '.join(sorted(unknown))}"
         )
+
+    from borg.repository import Repository
 
     class Guarded(RepositoryServer):
         """Methods that are here are asked before the repository's own (RepositoryServer.serve)."""
