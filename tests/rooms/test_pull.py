@@ -214,6 +214,7 @@ def test_a_reader_without_a_door_and_one_that_is_busy(pulled: Pair) -> None:
         assert failure(pulled)[0] == "refused"
     finally:
         os.rename(f"{door.path}.away", door.path)
+    wait_for(lambda: not readers(pulled))  # of the test before
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(door.path)
         wait_for(lambda: bool(readers(pulled)))
