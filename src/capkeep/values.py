@@ -177,6 +177,16 @@ def is_at_or_below(path: str, top: str) -> bool:
     return path == top or path.startswith(top + "/")
 
 
+def of_all(name: str, known: list[str]) -> list[str]:
+    """The known names that a name means: itself, or what was written once for each of several targets.
+
+    One that means none is itself. No name that is written has a dot.
+    """
+    if name in known:
+        return [name]
+    return [one for one in known if one.startswith(f"{name}.")] or [name]
+
+
 # -- secrets
 
 

@@ -142,12 +142,10 @@ def _reminder(names: list[str]) -> list[str]:
 
 
 def _chosen(asked: list[str], promised: list[str], known: "Mapping[str, object]") -> list[str]:
-    def of_all(name: str) -> list[str]:
-        """A job that was written once stands for one of each of its targets."""
-        found = [job for job in promised if job.startswith(f"{name}.")]
-        return [name] if name in promised else found or [name]
+    if asked:
+        from capkeep.values import of_all
 
-    asked = [job for name in asked for job in of_all(name)]
+        asked = [job for name in asked for job in of_all(name, promised)]
     for job in asked:
         if job not in promised and job not in known:
             raise UsageError(f"there is no job {job!r}", hint=_known_jobs(promised))

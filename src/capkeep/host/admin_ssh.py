@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 from capkeep.errors import UsageError
 from capkeep.kernel.process import branch, replace
+from capkeep.rooms.pull.link import HERE, ON_THE_WAY, known_hosts
+from capkeep.rooms.rest.ssh import SSH
 
-SSH: Final = "/usr/bin/ssh"
-HERE, ON_THE_WAY = "capkeep-target", "capkeep-jump"  # by which names host keys are known
 SSH_FAILED: Final = 255  # its own exit code; any other is the program's that it started
 # What of the administrator's environment his ssh, its agent and its terminal need.
 OWN: Final = (
@@ -42,10 +42,8 @@ class Way(NamedTuple):
 
 def write_known(path: str, there: Way) -> None:
     """The host keys that are believed, by the names that `ssh` looks for."""
-    lines = [f"{HERE} {key}\n" for key in there.host_keys]
-    lines += [f"{ON_THE_WAY} {key}\n" for key in there.jump_keys]
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(lines)
+        file.write(known_hosts(there.host_keys, there.jump_keys))
 
 
 def ssh(there: Way, known: str, command: str, *, terminal: bool = False) -> list[str]:

@@ -548,6 +548,11 @@ class Brief(NamedTuple):
     origin_path: str = ""  # socket of that one's vault, unless the wire is a descriptor
     target: Target | None = None  # for a puller
 
+    @property
+    def pulled(self) -> bool:
+        """Whether another host has the repository, and asks for what this room does."""
+        return self.repository is not None and bool(self.repository.pulled_by)
+
 
 def outline(plan: Plan, room: Room, walls: Walls) -> Brief:
     """The part of a room's brief that follows from the plan."""

@@ -183,8 +183,7 @@ class EngineRoom:
     def request(self) -> Message:
         """The caller's one request. Raises ProtocolError, Stopped, TimeoutError."""
         self.caller.sock.settimeout(REQUEST_SECONDS)
-        repository = self.brief.repository
-        pulled = repository is not None and bool(repository.pulled_by)
+        pulled = self.brief.pulled
         message = self._given_wire() if pulled else self.caller.receive()
         # Who asks on behalf of another host must not hold an engine by listening no more.
         self.caller.sock.settimeout(PATIENCE_SECONDS if pulled else self.patience)

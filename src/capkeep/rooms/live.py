@@ -41,7 +41,7 @@ def tell_live(room: EngineRoom, job: Job, request: Message) -> None:
 
 def _kept_of(room: EngineRoom, job: Job) -> Callable[[str], bool]:
     """Whether a path is kept, as far as the job's patterns say: another host is told of no others."""
-    if room.brief.repository is None or not room.brief.repository.pulled_by:
+    if not room.brief.pulled:
         return lambda _: True
     # Relative patterns mean names at any depth.
     deep = (p if p.startswith(("/", "**")) else f"**/{p}" for p in job.exclude)

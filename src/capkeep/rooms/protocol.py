@@ -37,6 +37,18 @@ def decode(line: bytes) -> Message:
     return message
 
 
+def whole_lines(begun: bytearray, data: bytes) -> list[bytes]:
+    """The lines that are whole with these bytes; `begun` keeps what belongs to the next one."""
+    first, found, rest = data.partition(b"\n")
+    begun += first
+    if not found:
+        return []
+    *lines, left = rest.split(b"\n")
+    whole = [bytes(begun), *lines]
+    begun[:] = left
+    return whole
+
+
 def is_file_name(text: str) -> bool:
     """Whether it is a name in a directory, and nothing else."""
     return text.isprintable() and "/" not in text and text not in ("", ".", "..")
@@ -87,12 +99,8 @@ class Channel:
 
     def _take(self, data: bytes) -> None:
         """Every byte is looked at once, however small the pieces in which a message comes."""
-        first, found, rest = data.partition(b"\n")
-        self._begun += first
-        if found:
-            *lines, begun = rest.split(b"\n")
-            self._lines = [*reversed(lines), bytes(self._begun)]
-            self._begun = bytearray(begun)
+        if lines := whole_lines(self._begun, data):
+            self._lines = lines[::-1]
 
     def hear(self, take: Callable[[Message], None]) -> bool:
         """Take what is there now, without waiting for the rest of a message.

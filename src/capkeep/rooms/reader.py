@@ -47,14 +47,9 @@ def main() -> int:
     return serve(actions, seccomp.Profile.READ)
 
 
-def _is_pulled(room: EngineRoom) -> bool:
-    """Whether another host has the repository, and asks for the backups."""
-    return room.brief.repository is not None and bool(room.brief.repository.pulled_by)
-
-
 def _tell_kept(room: EngineRoom, job: Job) -> None:
     """Tell a server that pulls what this host's own plan keeps: it may have another idea of that."""
-    if _is_pulled(room):
+    if room.brief.pulled:
         room.tell({
             "event": "kept", "include": list(job.include), "exclude": list(job.exclude),
             "one_file_system": job.one_file_system, "canary": bool(job.canary),
@@ -86,7 +81,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     caller = Caller(room)
     reader = caller.engine.read_backup((job.canary,) if job.canary else ())
     hearing = _Hearing(room)
-    drills = job.drill is not None or _is_pulled(room)  # of a server's drills it alone knows
+    drills = job.drill is not None or room.brief.pulled  # of a server's drills it alone knows
     kept = _Kept(caller.engine, turn) if turn >= 0 and drills and not dry_run else None
 
     def take(stream: str, line: bytes) -> None:

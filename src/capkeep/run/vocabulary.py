@@ -8,6 +8,7 @@ from capkeep.plan.model import Brief, Job, Plan, Repository
 from capkeep.rooms.protocol import Message, ProtocolError
 from capkeep.run.errand import AFTER_PULLS
 from capkeep.run.walk import Walk
+from capkeep.values import of_all
 
 MOST_APART: Final = 12  # runs that one caller asks for at a time: others may ask too
 UPKEEP: Final = ("check", "retention")  # parts of a job that can also be asked for by themselves
@@ -149,19 +150,11 @@ def _chosen(request: Message, key: str, known: list[str]) -> list[str]:
     names = request.get(key, [])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ProtocolError(f"{key} must be a list of names")
-    names = [one for name in names for one in ([name] if name in known else _of_all(name, known))]
+    names = [one for name in names for one in of_all(name, known)]
     unknown = [n for n in names if n not in known]
     if unknown:
         raise ProtocolError(f"there is no {unknown[0]!r}; known {key}: {', '.join(known)}")
     return list(dict.fromkeys(names)) or known
-
-
-def _of_all(name: str, known: list[str]) -> list[str]:
-    """Those of every target that a job or repository was written for once; else the name itself.
-
-    No name that is written has a dot.
-    """
-    return [one for one in known if one.startswith(f"{name}.")] or [name]
 
 
 def _flag(request: Message, key: str) -> bool:

@@ -1,6 +1,6 @@
 """Lines out of bytes, however small the pieces in which they come; pure."""
 
-from capkeep.rooms.protocol import MAX_LINE, ProtocolError
+from capkeep.rooms.protocol import MAX_LINE, ProtocolError, whole_lines
 
 
 class Lines:
@@ -11,13 +11,7 @@ class Lines:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are whole by now. Raises ProtocolError for one without an end."""
-        first, found, rest = data.partition(b"\n")
-        self._begun += first
-        if len(self._begun) > MAX_LINE:
+        whole = whole_lines(self._begun, data)
+        if any(len(line) > MAX_LINE for line in (*whole, self._begun)):
             raise ProtocolError(f"a message is longer than {MAX_LINE} bytes")
-        if not found:
-            return []
-        *lines, begun = rest.split(b"\n")
-        whole = [bytes(self._begun), *lines]
-        self._begun = bytearray(begun)
         return whole

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from typing import Final
 
 from capkeep.errors import Failure, StepError
@@ -37,16 +38,21 @@ _SAID: Final = (
 )  # fmt: skip
 
 
+def known_hosts(host_keys: Iterable[str], jump_keys: Iterable[str]) -> str:
+    """A file of the keys that are believed (sshd(8), SSH_KNOWN_HOSTS), by the names above."""
+    lines = [f"{HERE} {key}\n" for key in host_keys]
+    lines += [f"{ON_THE_WAY} {key}\n" for key in jump_keys]
+    return "".join(lines)
+
+
 def connect(target: Target, identity: str, folder: str) -> Ssh:
     """An ssh to the target, not started yet; in `folder` its keys are noted. Raises OSError."""
     os.makedirs(folder, 0o700, exist_ok=True)
     remove_dead_agents(folder)
     known = f"{folder}/known_hosts"
-    lines = [f"{HERE} {key}\n" for key in target.host_keys]
-    lines += [f"{ON_THE_WAY} {key}\n" for key in target.jump_keys]
     draft = f"{known}.{os.getpid()}"
     with open(draft, "w", encoding="utf-8") as file:
-        file.writelines(lines)
+        file.write(known_hosts(target.host_keys, target.jump_keys))
     os.rename(draft, known)
     own = tuple(f"{name}={value}" for name, value in target.options if name in SETTABLE)
     way = (_way(target, known, own),) if target.jump else ()
