@@ -104,6 +104,8 @@ def main(kind: str) -> None:
         say(kept(), result())
     elif kind == "made-up":
         say(*proofs(), kept(), result(snapshot="ab" * 32))
+    elif kind == "nameless":
+        say(*proofs(), kept(), result())
     elif kind == "foreign":
         say(kept(), {"event": "live", "files": [{"path": "/etc/shadow", "missing": "gone"}]})
     elif kind == "mute":

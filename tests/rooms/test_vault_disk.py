@@ -10,7 +10,7 @@ import pytest
 
 from capkeep.plan.model import Access
 from tests.engines import restic_programs
-from tests.rooms.vaultkit import Vault, failures, restic, tree
+from tests.rooms.vaultkit import Vault, failures, initialised, tree
 
 NEWEST = list(restic_programs().values())[-1]
 
@@ -29,8 +29,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_said_once_and_leaves_nothing_half(small_disk: Path, tmp_path: Path) -> None:
-    with Vault(str(small_disk), tmp_path / "state", floor=0) as vault:
-        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
+    state = tmp_path / "state"
+    initialised(NEWEST, Vault(str(small_disk), state, Access.ADMIN, floor=0), tmp_path / "cache")
+    with Vault(str(small_disk), state, floor=0) as vault:
         with open(small_disk / "ballast", "wb") as file:
             file.write(bytes(24 << 20))
         before = tree(small_disk)
@@ -46,8 +47,9 @@ def test_a_full_disk_is_said_once_and_leaves_nothing_half(small_disk: Path, tmp_
 
 def test_a_disk_that_fills_while_we_write_is_the_same(small_disk: Path, tmp_path: Path) -> None:
     """What was free when it was announced is gone when it arrives."""
-    with Vault(str(small_disk), tmp_path / "state", floor=0) as vault:
-        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
+    state = tmp_path / "state"
+    initialised(NEWEST, Vault(str(small_disk), state, Access.ADMIN, floor=0), tmp_path / "cache")
+    with Vault(str(small_disk), state, floor=0) as vault:
         size = 20 << 20
         with vault.connect() as client:
             stream = client.begin("POST", f"/data/{'a' * 64}", size)
@@ -61,8 +63,7 @@ def test_a_disk_that_fills_while_we_write_is_the_same(small_disk: Path, tmp_path
 
 def test_the_floor_stops_additions_but_not_removals(small_disk: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with Vault(str(small_disk), state, floor=0) as vault:
-        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
+    initialised(NEWEST, Vault(str(small_disk), state, Access.ADMIN, floor=0), tmp_path / "cache")
     with Vault(str(small_disk), state, floor=30 << 20) as vault:
         assert vault.add("data", bytes(4 << 20))[0] == 507
         assert failures(vault.finish()) == ["no-space"]

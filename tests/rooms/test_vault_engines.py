@@ -23,6 +23,7 @@ from tests.rooms.vaultkit import (
     Vault,
     failures,
     free_port,
+    initialised,
     restic,
     start_restic,
     wait_for_port,
@@ -221,8 +222,8 @@ def whole_life(program: Path, place: Opener, source: Path, tmp_path: Path) -> No
     with place(tmp_path, Access.APPEND) as vault:
         done = restic(program, vault, "cat", "config", cache=cache)
         assert done.returncode != 0, "there is no repository yet"
-        done = restic(program, vault, "init", cache=cache)
-        assert done.returncode == 0, done.stderr
+    initialised(program, place(tmp_path, Access.ADMIN), cache)
+    with place(tmp_path, Access.APPEND) as vault:
         done = restic(program, vault, "backup", str(source), cache=cache)
         assert done.returncode == 0, done.stderr
         done = restic(program, vault, "check", "--read-data", cache=cache)
@@ -277,10 +278,13 @@ def test_objects_lie_where_restic_itself_puts_and_finds_them(
     folder = tmp_path / "sftp"
     folder.mkdir()
     direct = str(folder)
-    with Vault(
-        sshd.location(folder), tmp_path / "state", secrets=sshd.key(), options=sshd.hosts
-    ) as vault:
-        assert restic(program, vault, "init", cache=cache).returncode == 0
+
+    def vault_of(access: Access) -> Vault:
+        return Vault(sshd.location(folder), tmp_path / "state", access, secrets=sshd.key(),
+                     options=sshd.hosts)  # fmt: skip
+
+    initialised(program, vault_of(Access.ADMIN), cache)
+    with vault_of(Access.APPEND) as vault:
         assert restic(program, vault, "backup", str(source), cache=cache).returncode == 0
     assert restic(program, direct, "check", "--read-data", cache=cache).returncode == 0
     here = s3 + "-direct"

@@ -10,7 +10,7 @@ import pytest
 
 from capkeep.plan.model import Access
 from tests.engines import restic_programs
-from tests.rooms.vaultkit import RELAY, Vault, failures, restic, start_restic
+from tests.rooms.vaultkit import RELAY, Vault, failures, initialised, restic, start_restic
 
 NEWEST = list(restic_programs().values())[-1]
 
@@ -19,8 +19,8 @@ NEWEST = list(restic_programs().values())[-1]
 def repository(tmp_path: Path) -> Path:
     root = tmp_path / "repository"
     root.mkdir()
-    with Vault(str(root), tmp_path / "state") as vault:
-        assert restic(NEWEST, vault, "init", cache=tmp_path / "cache").returncode == 0
+    vault = Vault(str(root), tmp_path / "state", Access.ADMIN)
+    initialised(NEWEST, vault, tmp_path / "cache")
     return root
 
 
@@ -61,19 +61,20 @@ def test_an_engine_that_is_killed_leaves_no_lock(repository: Path, tmp_path: Pat
 
 def test_an_engine_that_is_killed_leaves_no_relay(repository: Path, tmp_path: Path) -> None:
     def relays() -> list[Path]:
-        return [
-            p for p in Path("/proc").glob("[0-9]*")
-            if words(p)[:1] and words(p)[-3:-1] == [RELAY.encode(), number]
-        ]  # fmt: skip
+        return [p for p in Path("/proc").glob("[0-9]*") if is_relay(p)]
 
-    def words(process: Path) -> list[bytes]:
+    def is_relay(process: Path) -> bool:
+        """It holds this vault's socket; that of others may have the same number."""
         try:
-            return (process / "cmdline").read_bytes().split(b"\0")[:-1]
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            return RELAY.encode() in words and os.path.samestat(
+                os.stat(process / "fd" / number), here
+            )
         except OSError:
-            return []
+            return False
 
     with Vault(str(repository), tmp_path / "state") as vault:
-        number = str(vault.handover.fileno()).encode()
+        number, here = str(vault.handover.fileno()), os.fstat(vault.handover.fileno())
         child = begin_backup(vault, repository, tmp_path / "cache")
         assert len(relays()) == 1
         end(child)

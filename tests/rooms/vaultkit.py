@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -168,6 +168,14 @@ def restic(
             child.kill()
             raise
     return subprocess.CompletedProcess(child.args, child.returncode, said, complained)
+
+
+def initialised(program: Path, opening: AbstractContextManager[Vault], cache: Path) -> None:
+    """A new repository, by a vault that serves the keeper: nobody else may make one."""
+    with opening as vault:
+        done = restic(program, vault, "init", cache=cache)
+        assert done.returncode == 0, done.stderr
+        assert failures(vault.finish()) == []
 
 
 def start_restic(

@@ -26,7 +26,7 @@ from capkeep.rooms.pull.lines import Lines
 from capkeep.rooms.pull.pump import LostError, Pump
 from capkeep.rooms.rest.ssh import Ssh
 from capkeep.rooms.service import StoreError
-from capkeep.rooms.vault import REST_ENGINES
+from capkeep.rooms.vault import NAMED_ENGINES
 
 END_SECONDS: Final = 2.0  # for ssh to end by itself
 SAID_MOST: Final = 64 << 20  # bytes that a target may tell at once, and so many a second
@@ -91,24 +91,22 @@ def _asked(brief: Brief, job: Job, request: Message) -> Message:
 
 def _checked(room: EngineRoom, asked: Message, result: Message) -> Message:
     """A target's success is worth what our vault has of it. Raises StepError."""
-    repository, names = room.brief.repository, result.get("snapshots_stored")
-    summary = result.get("summary")
-    said = (result, summary) if isinstance(summary, dict) else (result,)  # either may name one
-    options = asked["options"]
+    repository, options = room.brief.repository, asked["options"]
     dry_run = isinstance(options, dict) and options.get("dry_run") is True
-    known = repository is not None and repository.engine in REST_ENGINES
-    if result.get("failure") is None and known and not dry_run:
-        there = tuple(map(str, names)) if isinstance(names, list) else ()
-        for snapshot in (str(one.get("snapshot") or "") for one in said):
-            if snapshot and not any(name.startswith(snapshot) for name in there):
-                raise StepError(
-                    Failure.REFUSED,
-                    f"the target says that it has made snapshot {snapshot[:8]}, and our vault got none",
-                )
-    made = asked["action"] == "backup" and not dry_run and result.get("failure") is None
-    if made and not known and not result.get("stored"):
-        # Of such an engine's snapshots our vault knows no names; each takes something.
-        text = "the target says that it has made a snapshot, and our vault got nothing"
+    if repository is None or asked["action"] != "backup" or dry_run or result.get("failure"):
+        return result
+    summary, stored = result.get("summary"), result.get("snapshots_stored")
+    said = (result, summary) if isinstance(summary, dict) else (result,)  # either may name one
+    named = {str(one.get("snapshot") or "") for one in said} - {""}
+    there = tuple(map(str, stored)) if isinstance(stored, list) else ()
+    if repository.engine in NAMED_ENGINES:
+        made_up = [n for n in named if not any(name.startswith(n) for name in there)]
+        bad = not named or bool(made_up)
+    else:
+        made_up, bad = [], not result.get("stored")  # each of its snapshots takes something
+    if bad:
+        which = f"snapshot {made_up[0][:8]}" if made_up else "a snapshot"
+        text = f"the target says that it has made {which}, and our vault got none"
         raise StepError(Failure.REFUSED, text)
     return result
 

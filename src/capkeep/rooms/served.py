@@ -7,6 +7,7 @@ failed behind it.
 
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Mapping
@@ -150,6 +151,7 @@ class ProgramService:
         self._program = repository.program
         self._running: list[Running] = []
         self._bytes = self._free = 0
+        self._snapshots: list[str] = []
         self._failed: Callable[[StoreError], None] = _nobody
 
     def patience(self) -> float:
@@ -230,7 +232,7 @@ class ProgramService:
             self._end(one)
 
     def _take(self, one: Running, line: bytes) -> None:
-        """Its word counts for numbers alone: it has read what a hostile engine sent."""
+        """Its word counts for numbers and names of ours: it has read what a hostile engine sent."""
         try:
             said = json.loads(line)
         except ValueError:
@@ -238,6 +240,8 @@ class ProgramService:
         if not isinstance(said, dict):
             return
         stored, failure = said.get("stored"), said.get("failure")
+        if re.fullmatch(r"[0-9a-f]{8,64}", name := str(said.get("snapshot") or "")):
+            self._snapshots.append(name)
         if type(stored) is int and stored > 0:
             self._bytes += stored
         if isinstance(failure, str) and failure in tuple(Failure):
@@ -296,7 +300,7 @@ class ProgramService:
         """Whoever comes next sees which sessions have ended."""
 
     def stored(self) -> Stored:
-        return Stored(self._bytes)
+        return Stored(self._bytes, tuple(self._snapshots))
 
     def close(self) -> None:
         for one in list(self._running):

@@ -29,6 +29,7 @@ WIRE_FD: Final = 0
 HOLD: Final = b'{"hold":true}\n'  # hold removals back, and tell the names of all snapshots
 COMMIT: Final = b'{"commit":true}\n'  # carry out what was held back, then end
 REST_ENGINES: Final = ("restic",)  # whose protocol capkeep speaks itself
+NAMED_ENGINES: Final = (*REST_ENGINES, "rdiff-backup")  # of whose snapshots it knows the names
 TICK_SECONDS: Final = 1.0
 HANDOVER_SECONDS: Final = 60
 SEND_SECONDS: Final = 10

@@ -4,7 +4,7 @@ import io
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from capkeep.guest.rdiff.library import (
     Node,
@@ -37,8 +37,15 @@ COUNTS: Final = {
 }  # fmt: skip
 
 
-def backup(end: Pipes, path: bytes, request: dict[str, object]) -> int:
-    """How many bytes were added.
+class Added(NamedTuple):
+    """What a session has brought."""
+
+    stored: int = 0  # bytes
+    name: str = ""  # what the session is called; empty if none was made
+
+
+def backup(end: Pipes, path: bytes, request: dict[str, object]) -> Added:
+    """Make a session, or see what one would bring.
 
     Raises Failed, Refused, Gone, OSError; whatever happens, the next session puts it right.
     """
@@ -54,14 +61,14 @@ def backup(end: Pipes, path: bytes, request: dict[str, object]) -> int:
         session = _Session(repository, end)
         if dry_run:
             send(end, {"done": {"summary": session.compare()}})
-            return 0
+            return Added()
         try:
             done = session.run()
         except BaseException:
             drop_unfinished()
             raise
         send(end, {"done": done})
-        return session.stored
+        return session.added
     finally:
         repository.close()
 
@@ -72,7 +79,7 @@ class _Session:
         self._tree = Tree()
         self._unkept: list[str] = []
         self._warnings: list[str] = []
-        self.stored = 0
+        self.added = Added()
 
     def run(self) -> dict[str, object]:
         """The account that the other half gets."""
@@ -109,7 +116,7 @@ class _Session:
                 "the session before did not come to its end, and was taken back first"
             )
         found = counts(repository, now)
-        self.stored = max(0, found.get("bytes_stored", 0))
+        self.added = Added(max(0, found.get("bytes_stored", 0)), f"{now:08x}")
         return {
             "summary": {"time": now, **found},
             "unkept": self._unkept, "warnings": self._warnings,

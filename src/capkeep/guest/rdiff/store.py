@@ -34,8 +34,8 @@ def main() -> int:
         from capkeep.guest.rdiff import library
 
         library.load(sys.argv[4])
-        stored = _answer(end, path, request, may_remove=may_remove)
-        os.write(int(sys.argv[3]), json.dumps({"stored": stored}).encode() + b"\n")
+        told = _answer(end, path, request, may_remove=may_remove)
+        os.write(int(sys.argv[3]), json.dumps(told).encode() + b"\n")
     except Failed as error:
         return _failed(end, error.kind, str(error))
     except Refused as error:
@@ -66,13 +66,16 @@ def _failed(end: Pipes, kind: str, sentence: str) -> int:
     return 1
 
 
-def _answer(end: Pipes, path: bytes, request: dict[str, object], *, may_remove: bool) -> int:
-    """How many bytes were added to the repository."""
+def _answer(
+    end: Pipes, path: bytes, request: dict[str, object], *, may_remove: bool
+) -> dict[str, object]:
+    """What was added to the repository: so many bytes, and which session if it was one."""
     from capkeep.guest.rdiff import asked, backup
 
     do = request.get("do")
     if do == "backup":
-        return backup.backup(end, path, request)
+        done = backup.backup(end, path, request)
+        return {"stored": done.stored, "snapshot": done.name}
     if do == "remove":
         if not may_remove:
             raise Refused("this wire may not remove anything")
@@ -82,4 +85,4 @@ def _answer(end: Pipes, path: bytes, request: dict[str, object], *, may_remove: 
         if action is None:
             raise Refused("an unknown request")
         action(end, path, request)
-    return 0
+    return {"stored": 0}
