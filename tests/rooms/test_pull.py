@@ -1,11 +1,14 @@
 """Pulling, with everything real but the second machine: sshd, answerer, reader, engine, puller, vault."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 from capkeep.kernel.process import python
 from capkeep.plan.model import RoomKind
 from capkeep.rooms.protocol import Channel, Message
-from capkeep.rooms.pull.frames import FIRST, HEAD, HELLO, TALK, Data, Ended, Session, Type
+from capkeep.rooms.pull.frames import FIRST, HEAD, HELLO, TALK, WIRE, Data, Ended, Session, Type
 from tests.rooms.house import INTERPRETER, wait_for
 from tests.rooms.pullkit import NAME, READERS, Pair, pair
 
@@ -86,11 +89,13 @@ def readers(pulled: Pair) -> set[int]:
 
 
 def links(pulled: Pair) -> list[int]:
-    """What runs of ssh for the server: the client, and not its agent."""
+    """What runs of ssh for this server: the client, and not its agent."""
     found = []
     for pid in of(pulled.server.plan.room(READERS["job"]).grant.uid):
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text() == "ssh\n":
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            is_client = Path(f"/proc/{pid}/comm").read_text() == "ssh\n"
+            if is_client and pulled.server.base.encode() in words:
                 found.append(pid)
     return found
 
@@ -308,10 +313,11 @@ def test_a_hostile_target_is_told_as_one(pulled: Pair, kind: str, name: str, wor
 class Answerer:
     """The target's side, with us as the server."""
 
-    def __init__(self, pulled: Pair) -> None:
+    def __init__(self, pulled: Pair, path: str = "") -> None:
         door = pulled.target.plan.room(READERS["job"]).door
         assert door is not None
-        words = [INTERPRETER, *python(pulled.target.package, "capkeep.rooms.answerer"), door.path]
+        program = python(pulled.target.package, "capkeep.rooms.answerer")
+        words = [INTERPRETER, *program, path or door.path]
         self.child = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, cwd="/",
@@ -394,6 +400,26 @@ def test_whatever_else_a_server_says_is_its_end(pulled: Pair, more: bytes) -> No
         answerer.hear()
         assert answerer.child.wait(20) == 1
     wait_for(lambda: not readers(pulled))
+
+
+def test_a_reader_that_is_busy_says_so_however_late_it_says_it(
+    pulled: Pair, tmp_path: Path
+) -> None:
+    """All that it was told is on its way, and is never read."""
+    words = struct.pack("i", 0)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(tmp_path / "door"))
+        door.listen()
+        with Answerer(pulled, str(tmp_path / "door")) as answerer:
+            answerer.session.send(WIRE, b'{"event":"proof"}\n')
+            answerer.ask({"action": "probe", "options": {}})
+            caller, _ = door.accept()
+            with caller:
+                _, fds, _, _ = socket.recv_fds(caller, 1, 1, socket.MSG_PEEK)
+                wait_for(lambda: fcntl.ioctl(fds[0], termios.FIONREAD, words) != words)
+                os.close(fds[0])
+                caller.sendall(b'{"event":"result","failure":"locked"}\n')
+            assert [said["failure"] for said in answerer.hear()] == ["locked"]
 
 
 def test_an_answerer_is_closed_in_and_outlives_nobody(pulled: Pair) -> None:
