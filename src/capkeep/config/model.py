@@ -218,6 +218,7 @@ class TargetConfig:
     options: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
     host_name: str  # in its snapshots
+    way: str = "engine"  # or "sftp"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,6 +139,8 @@ class PullChecker:
         if len(table.model.tags) > ssh.MOST_TAGS:
             said = f"a target takes {ssh.MOST_TAGS} tags at most"
             mistake(table.at("tags"), said, "take some away")
+        if any(target.way == "sftp" for target in targets):
+            self._through_sftp(table)
         for target in targets:
             first = self._jobs.setdefault(target.name, table.name)
             if first != table.name:
@@ -149,6 +151,22 @@ class PullChecker:
                     f"name its paths in job {first}, or define another target with the same host"
                     " and an identity of its own",
                 )
+
+    def _through_sftp(self, table: JobTable) -> None:
+        """A job of which some target's files are read here."""
+        for name, field, path in self._named(table):
+            if field == "repositories" and self._repositories[name].model.engine == "rdiff-backup":
+                self._collector.mistake(
+                    table.at(field, *path),
+                    f"{name} is a mirror, and by way = \"sftp\" inode numbers change with every look",
+                    "name repositories of restic or borg, or make another job for these targets",
+                )
+        if table.model.one_file_system:
+            self._collector.mistake(
+                table.at("one-file-system"),
+                'by way = "sftp" all of a target looks like one filesystem',
+                "take it away, and exclude what is not to be kept",
+            )
 
     def _places(self, table: JobTable) -> None:
         """Where such a job keeps what it gets."""

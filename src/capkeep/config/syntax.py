@@ -551,6 +551,11 @@ class Target(Table):
     groups: list[str] = Field(
         default_factory=list, description='Groups that it is in; jobs name one as "@GROUP"'
     )
+    way: Literal["engine", "sftp"] = Field(
+        default="engine",
+        description="Who reads its files: capkeep and an engine there, or a room here, through an"
+        " sftp-server there, which loses what SFTP does not carry",
+    )
     options: dict[str, str] = Field(
         default_factory=dict,
         description="Of ssh_config(5): Compression, Ciphers, MACs, KexAlgorithms, HostKeyAlgorithms,"

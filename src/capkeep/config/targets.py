@@ -45,6 +45,10 @@ class TargetChecker:
         if table.gives("host_name"):
             self._told(table.at("host-name"), partial(ssh.check_name, model.host_name))
         self._groups(table)
+        if model.way == "sftp" and self._owner.user_mode:
+            said = "the mount that it takes cannot be made without root"
+            hint = "take it away, or write it in the system's configuration"
+            self._collector.mistake(table.at("way"), said, hint)
         jump = self._jump(name, table, wrong)
         for key, value in model.options.items():
             self._told(table.at("options", key), partial(ssh.check_option, key, value))
@@ -60,6 +64,7 @@ class TargetChecker:
             jump_keys=self._keys(table, "jump-host-key", model.jump_host_key),
             options=tuple(model.options.items()),
             groups=tuple(dict.fromkeys(model.groups)),
+            way=model.way,
         )
 
     def _told(self, place: Place, check: Callable[[], None]) -> None:

@@ -32,6 +32,7 @@ class Call(NamedTuple):
     tools: str = ""  # directory of our own programs for such interpreters: `guest`
     origin: bool = False  # by the relay the repository that is copied from is meant
     unlocked: bool = False  # for who only looks: leave no lock, where the engine can do without
+    standing: str = "/"  # where it stands, by a name that it takes for the machine's "/"
 
 
 class Remote(NamedTuple):
@@ -111,6 +112,10 @@ class Selection(Protocol):
     @property
     def host(self) -> str:
         """The host that the snapshot is of; "" is the machine's own name."""
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether files have other inode numbers each time, and say nothing of a change."""
 
 
 class Command(NamedTuple):

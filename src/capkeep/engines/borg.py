@@ -120,6 +120,8 @@ class Borg:
         if dry_run:
             options = ["--dry-run", "--list"]
             options += ["--one-file-system"] if what.one_file_system else []
+        if what.renumbered:
+            options.append("--files-cache=mtime,size")
         excluded = (*what.exclude, *_rooms_own(what.include))
         options += [f"--exclude={_pattern(p)}" for p in excluded]
         if call.upload_bytes:

@@ -108,10 +108,12 @@ class Restic:
             options.append(f"--parent={parent}")
         if what.host:
             options.append(f"--host={what.host}")
+        if what.renumbered:
+            options += ["--ignore-inode", "--ignore-ctime"]
         options += [f"--tag={tag}" for tag in what.tags]
         options += [f"--exclude={p}" for p in (*what.exclude, *_rooms_own(what.include))]
         command = _command(call, "backup", *options, "--", *map(_relative, what.include))
-        return command._replace(env=(*command.env, ("PWD", "/")))
+        return command._replace(env=(*command.env, ("PWD", call.standing)))
 
     def backup_stream(self, call: Call, path: str, what: Selection) -> Command:
         options = ["--json", "-vv", "--stdin", f"--stdin-filename={path}"]
@@ -312,7 +314,8 @@ def _relative(path: str) -> str:
     """A source as seen from where the engine stands: the machine's "/", wherever a room shows it.
 
     restic keeps and excludes by absolute paths, which it makes with PWD if that names the directory
-    it stands in (Go's os.Getwd), as "/" does: the same directory, seen through another mount.
+    it stands in (Go's os.Getwd), as "/" does: the same directory, seen through another mount. Where that
+    is another one (`Call.standing`) PWD is a name that leads there and is "/" by its words alone.
     """
     return path.strip("/") or "."
 

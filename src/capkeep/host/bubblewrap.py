@@ -37,6 +37,8 @@ MODULES: Final = {
     RoomKind.COPIER: "capkeep.rooms.copier",
     RoomKind.GIVER: "capkeep.rooms.giver",
     RoomKind.PULLER: "capkeep.rooms.puller",
+    RoomKind.MOUNTER: "capkeep.rooms.mounter",
+    RoomKind.LINK: "capkeep.rooms.vault",  # which serves an sftp-server in place of a repository
 }
 
 

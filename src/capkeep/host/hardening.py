@@ -89,8 +89,8 @@ def ids(grant: Grant, host: Host) -> Iterator[str]:
     if grant.callers and host.version < 258:
         return  # whoever has an id above 65535 would look like nobody to it
     # A capability counts for files of those ids alone that the namespace has.
-    anybodys = grant.view is View.HOST or bool(grant.capabilities)
-    large = host.large_ids or (grant.changes_owners and host.pulls)
+    anybodys = grant.view is View.HOST or bool(grant.capabilities) or grant.mounts
+    large = host.large_ids or ((grant.changes_owners or grant.mounts) and host.pulls)
     if host.version >= 258:
         yield "PrivateUsers=full"
     elif host.version >= 257 and not (anybodys and large):
@@ -124,6 +124,15 @@ def restoring(room: Room) -> Iterator[str]:
             yield "RestrictNamespaces=user"
         if room.grant.servers:
             yield "SystemCallFilter=setgroups setresgid setresuid"
+
+
+def mounting(room: Room) -> Iterator[str]:
+    """What a room needs that makes itself a mount, before its own filter takes that away for good."""
+    if room.grant.mounts:
+        yield "RestrictNamespaces=mnt"
+        yield "SystemCallFilter=@mount unshare capset"
+        yield "BindPaths=/dev/fuse"
+        yield "DeviceAllow=/dev/fuse rw"
 
 
 def newer(host: Host) -> Iterator[str]:

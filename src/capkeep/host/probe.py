@@ -17,7 +17,7 @@ from capkeep.host.finding import APPLY, Finding, Kind, Proven
 from capkeep.kernel.facts import Facts, host_filters, host_namespaces, namespaces
 from capkeep.plan import codec
 from capkeep.plan.codec import DecodeError
-from capkeep.plan.model import Grant, Outside, Plan, Room, RoomKind, Starter, Walls
+from capkeep.plan.model import WIRED, Grant, Outside, Plan, Room, RoomKind, Starter, Walls
 from capkeep.rooms.proof import judge
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
 
@@ -42,7 +42,7 @@ def probe(plan: Plan, mends: Mapping[str, str]) -> Probes:
     """
     prober = _Prober(plan, mends)
     for room in plan.rooms:
-        if room.kind is not RoomKind.VAULT:
+        if room.kind not in WIRED:
             prober.ask(room)
     return Probes(tuple(prober.rooms), tuple(prober.findings), tuple(prober.busy))
 
@@ -101,7 +101,7 @@ class _Prober:
 
     def _reason(self, room: Room) -> str:
         """Where more is said."""
-        if room.kind is RoomKind.PULLER:
+        if room.kind in (RoomKind.PULLER, RoomKind.MOUNTER):
             return f"capkeep target check {self._plan.job(room.job).target}"
         if self._units and room.door:
             return f"journalctl -u '{self._plan.name}-{room.name}@*'"

@@ -29,7 +29,7 @@ class Reached(NamedTuple):
 def reach(plan: Plan, names: tuple[str, ...]) -> Iterator[Reached]:
     """One after the other, each as soon as it is known."""
     for room in plan.rooms:
-        if room.kind is RoomKind.PULLER and plan.job(room.job).target in names:
+        if room.kind in (RoomKind.PULLER, RoomKind.MOUNTER) and plan.job(room.job).target in names:
             yield _reach(plan, room)
 
 

@@ -10,7 +10,7 @@ from capkeep.errors import Failure, StepError
 from capkeep.host.bubblewrap import DEVICES, render, walls
 from capkeep.host.files import open_log
 from capkeep.host.secrets import fetch
-from capkeep.kernel import mounts
+from capkeep.kernel import fuse, mounts
 from capkeep.kernel.facts import host_namespaces, own_bounding
 from capkeep.kernel.priority import step_back
 from capkeep.kernel.process import Child, spawn
@@ -27,10 +27,11 @@ from capkeep.plan.model import (
     View,
     outline,
 )
+from capkeep.rooms.base import DEVICE_FD
 
 STDERR, BRIEF, WIRE = 2, 3, 4  # the descriptors a room's program finds beside its caller
 TARGET = 5  # closed before the room's program starts
-ORIGIN = 6  # a copier's second wire
+ORIGIN = 6  # a copier's or mounter's second wire
 
 
 class Started(NamedTuple):
@@ -38,7 +39,7 @@ class Started(NamedTuple):
 
     room: Child
     vault: Child | None
-    origin: Child | None = None  # the vault of what a copier copies from
+    origin: Child | None = None  # the vault of what a copier copies from, a mounter's link
 
     def children(self) -> tuple[Child, ...]:
         """All processes to look after."""
@@ -75,7 +76,7 @@ def start(
     if room.wire is None:
         return Started(_start_one(plan, room, caller, peer_uid, target=target), None)
     if room.origin is not None:
-        return _start_copier(plan, room, room.origin, caller, peer_uid)
+        return _start_with_two(plan, room, room.origin, caller, peer_uid)
     near, far = socket.socketpair()
     with near, far:
         # The room first: it has more to do than its vault before the engine can start.
@@ -89,11 +90,11 @@ def start(
         return Started(main, vault)
 
 
-def _start_copier(
+def _start_with_two(
     plan: Plan, room: Room, origin: Origin, caller: socket.socket, peer_uid: int
 ) -> Started:
-    """A room with two vaults. Raises as `start` does."""
-    assert room.wire is not None, "a copier writes into a repository"
+    """A room with two wires. Raises as `start` does."""
+    assert room.wire is not None, "a copier or mounter writes into a repository"
     near, far = socket.socketpair()
     origin_near, origin_far = socket.socketpair()
     made: list[Child] = []
@@ -147,6 +148,8 @@ def _start_one(
     held = None if own_user else target  # without root nobody can be led to where he may not go
     brief = _brief_descriptor(_brief(plan, room, peer_uid, access, view))
     log = _log(plan, room)
+    # Where nothing like udev lets everybody open it, the room could not.
+    device = os.open(fuse.DEVICE, os.O_RDWR | os.O_CLOEXEC) if room.grant.mounts else -1
 
     def prepare() -> None:
         if held:
@@ -166,6 +169,7 @@ def _start_one(
         keep |= {WIRE: wire.fileno()} if wire else {}
         keep |= {ORIGIN: origin.fileno()} if origin else {}
         keep |= {TARGET: held.fd} if held else {}
+        keep |= {DEVICE_FD: device} if device >= 0 else {}
         fd = caller.fileno()
         return spawn(
             command.argv, env=dict(command.env), stdin=fd, stdout=fd, stderr=log, keep=keep,
@@ -174,6 +178,8 @@ def _start_one(
     finally:
         os.close(brief)
         os.close(log)
+        if device >= 0:
+            os.close(device)
 
 
 def _log(plan: Plan, room: Room) -> int:

@@ -28,7 +28,7 @@ from capkeep.host.files import Owner
 from capkeep.kernel import mounts
 from capkeep.kernel.facts import OVERFLOW_ID
 from capkeep.plan import codec
-from capkeep.plan.model import Access, Brief, Plan, Room, RoomKind, Starter, View, outline
+from capkeep.plan.model import WIRED, Access, Brief, Plan, Room, Starter, View, outline
 
 UNIT_DIRECTORY: Final = "/etc/systemd/system"
 TMPFILES: Final = "/etc/tmpfiles.d"
@@ -251,7 +251,7 @@ def _brief(plan: Plan, room: Room, unit: str, host: hardening.Host) -> Brief:
     """What a room can be told beforehand; the rest it finds out (rooms/brief.py)."""
     is_reader = room.grant.view is View.HOST
     shown, left_out = _shown(plan, room, mounts.read_mounts()) if is_reader else ((), ())
-    vault = room.kind is RoomKind.VAULT
+    vault = room.kind in WIRED
     return outline(plan, room, hardening.walls(plan, room.grant, host))._replace(
         access=Access(unit.rpartition("-")[2]) if vault else None,
         left_out=left_out,

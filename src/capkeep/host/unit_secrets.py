@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from capkeep.errors import RefusedError
 from capkeep.host import unit_text
 from capkeep.host.unit_text import Unit
-from capkeep.plan.model import Plan, Room, RoomKind, Secret
+from capkeep.plan.model import WIRED, Plan, Room, Secret
 from capkeep.values import GIVEN_STORES, PLAIN_STORES, SEALED_STORES
 
 
@@ -109,7 +109,7 @@ def socket_path(plan: Plan, room: Room, secret: Secret) -> str:
 def _printed(plan: Plan) -> Iterator[tuple[Room, Secret]]:
     """Those of rooms that have units: the others are started by root's own hand."""
     for room in plan.rooms:
-        if room.door or room.kind is RoomKind.VAULT:
+        if room.door or room.kind in WIRED:
             yield from ((room, s) for s in room.secrets if s.source.command)
 
 

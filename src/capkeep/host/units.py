@@ -22,7 +22,17 @@ from capkeep.host.bubblewrap import (
 from capkeep.host.hardening import Host
 from capkeep.host.unit_text import Unit
 from capkeep.kernel.process import python
-from capkeep.plan.model import OPEN_TO_MEMBERS, Access, Plan, Room, RoomKind, View, Wire, room_user
+from capkeep.plan.model import (
+    OPEN_TO_MEMBERS,
+    WIRED,
+    Access,
+    Plan,
+    Room,
+    RoomKind,
+    View,
+    Wire,
+    room_user,
+)
 from capkeep.rooms.base import ORIGIN_NAME, WIRE_NAME
 
 SOURCE_ROOT: Final = "/run/room/src"  # in a reader's room: the machine's files
@@ -49,7 +59,7 @@ def enabled(plan: Plan) -> tuple[str, ...]:
 
 def sockets_of(plan: Plan, room: Room) -> tuple[str, ...]:
     """The names, without suffix, of a room's sockets; a vault has one for each right."""
-    if room.kind is RoomKind.VAULT:
+    if room.kind in WIRED:
         rights = {w.access for r in plan.rooms for w in r.wires if w.vault == room.name}
         return tuple(f"{plan.name}-{room.name}-{access}" for access in Access if access in rights)
     return (f"{plan.name}-{room.name}",) if room.door else ()
@@ -76,10 +86,10 @@ def _units(plan: Plan, host: Host) -> Iterator[Unit]:
 
 
 def _socket(plan: Plan, room: Room, name: str, host: Host) -> Unit:
-    if room.kind is RoomKind.VAULT:
+    if room.kind in WIRED:
         access = Access(name.rpartition("-")[2])
         path, callers = wire_socket(plan, room.name, access), [f"MaxConnections={VAULT_CALLERS}"]
-        owner, group, mode = _asker(plan, access, host), "root", 0o600
+        owner, group, mode = _asker(plan, room, access, host), "root", 0o600
         provers = any(r.kind in (RoomKind.PROVER, RoomKind.GIVER) for r in plan.rooms)
         if access is Access.APPEND and provers and owner != "root":
             group, mode = room_user(plan.name, RoomKind.PROVER), 0o660
@@ -113,10 +123,12 @@ def _socket(plan: Plan, room: Room, name: str, host: Host) -> Unit:
     return Unit(f"{name}.socket", unit_text.text(lines))
 
 
-def _asker(plan: Plan, access: Access, host: Host) -> str:
+def _asker(plan: Plan, room: Room, access: Access, host: Host) -> str:
     """Who connects to a vault for that right: systemd on behalf of a room, or the rooms' user."""
     if host.opens_sockets:
         return "root"
+    if room.kind is RoomKind.LINK:
+        return room_user(plan.name, RoomKind.MOUNTER)
     return room_user(plan.name, ASKERS[access])
 
 
@@ -145,6 +157,7 @@ def _service(plan: Plan, room: Room, name: str, host: Host) -> Unit:
         *hardening.HARDENING,
         *hardening.lent(room),
         *hardening.restoring(room),
+        *hardening.mounting(room),
         *hardening.newer(host),
         *hardening.ids(grant, host),
         *_network(room, host),

@@ -44,16 +44,34 @@ def make() -> tuple[int, int]:
         raise
 
 
-def _root(device: int) -> int:
+def mount_at(device: int, folder: str, source: str) -> None:
+    """Mount what whoever has the device will answer for, for this user alone; he may read all of it.
+
+    Who may read what has been decided by whoever answers. Raises OSError.
+    """
+    root = _root(device, source, flags=("ro",))
+    try:
+        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            attach(root, place, folder)
+        finally:
+            os.close(place)
+    finally:
+        os.close(root)
+
+
+def _root(
+    device: int, source: str = "capkeep", flags: tuple[str, ...] = ("ro", "default_permissions")
+) -> int:
     context = libc.syscall(DEVICE, _FSOPEN, b"fuse", _CLOEXEC)
     try:
         options = {
-            "source": "capkeep", "subtype": "capkeep", "fd": str(device), "rootmode": "40000",
+            "source": source, "subtype": "capkeep", "fd": str(device), "rootmode": "40000",
             "user_id": str(os.geteuid()), "group_id": str(os.getegid()),
         }  # fmt: skip
         for name, value in options.items():
             _configure(context, _SET_STRING, name.encode(), value.encode())
-        for name in ("ro", "default_permissions"):
+        for name in flags:
             _configure(context, _SET_FLAG, name.encode(), None)
         _configure(context, _CREATE, None, None)
         return libc.syscall(DEVICE, _FSMOUNT, context, _CLOEXEC, _CLOSED)

@@ -402,7 +402,12 @@ class _Rooms:
         rooms = []
         for job in self._config.jobs:
             for name in job.repositories:
-                if job.target:
+                if job.target and pull.through_sftp(targets[job.target]):
+                    room = pull.mounter(self._asked(RoomKind.MOUNTER, job, by_name[name]))
+                    own = self._grant(RoomKind.PULLER)
+                    cache = self._places.cache
+                    rooms += [room, pull.link(room, own, targets[job.target], cache)]
+                elif job.target:
                     room = self._asked(RoomKind.PULLER, job, by_name[name])
                     rooms.append(pull.puller(room, targets[job.target]))
                 else:

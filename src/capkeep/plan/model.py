@@ -33,12 +33,18 @@ class RoomKind(StrEnum):
     COPIER = "copier"  # copies snapshots from one repository into another; sees no file
     GIVER = "giver"  # gives members of the group what they could read themselves; no capability
     PULLER = "puller"  # stands for the reader of another host, which it reaches over ssh
+    MOUNTER = "mounter"  # reads another host's files through a mount of its own; has no network
+    LINK = "link"  # carries what that mount asks to that host's sftp-server, over ssh
 
 
 # Those that run as users who are there already, and are not ours.
 LENT: Final = frozenset((RoomKind.DUMPER, RoomKind.HOOK))
 # Those that every member of the group may ask.
 OPEN_TO_MEMBERS: Final = frozenset((RoomKind.RUNNER, RoomKind.GIVER))
+# Those that are reached by wire only, and have no door: whoever has the wire starts one for himself.
+WIRED: Final = frozenset((RoomKind.VAULT, RoomKind.LINK))
+# Those that run as the user of another kind: a link is half a puller.
+SHARED: Final = frozenset((RoomKind.GIVER, RoomKind.LINK))
 
 
 def room_user(prefix: str, kind: RoomKind) -> str:
@@ -48,7 +54,7 @@ def room_user(prefix: str, kind: RoomKind) -> str:
 
 def room_users(prefix: str) -> tuple[str, ...]:
     """All of them, the runner's first."""
-    own = (kind for kind in RoomKind if kind not in LENT and kind is not RoomKind.GIVER)
+    own = (kind for kind in RoomKind if kind not in LENT | SHARED)
     return tuple(room_user(prefix, kind) for kind in own)
 
 
@@ -91,6 +97,8 @@ class Limits(NamedTuple):
 
 # For giving a user namespace its ids (user_namespaces(7)); given up with that, before any engine.
 MAPPING_CAPABILITIES: Final = ("CAP_SETGID", "CAP_SETUID")
+# For making one mount in the room's own namespace; given up with that, before anything foreign is read.
+MOUNTING_CAPABILITIES: Final = ("CAP_SETPCAP", "CAP_SYS_ADMIN")
 
 
 class Grant(NamedTuple):
@@ -115,10 +123,13 @@ class Grant(NamedTuple):
     subordinate: tuple[int, int] = (0, 0)
     servers: bool = False  # starts servers of its own for a moment, on unix sockets
     callers: bool = False  # it decides by who its caller is: by the host's own ids
+    mounts: bool = False  # makes itself a mount that a program in it answers for (fuse(4))
 
     @property
     def held_first(self) -> tuple[str, ...]:
         """The capabilities that a room is started with; with a namespace of its own to be made, others."""
+        if self.mounts:
+            return MOUNTING_CAPABILITIES
         return MAPPING_CAPABILITIES if self.subordinate[1] else self.capabilities
 
     @property
@@ -157,9 +168,9 @@ class Wire(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The repository that a room copies from."""
+    """Where a room has what it keeps from, if not from files that it sees."""
 
-    repository: str
+    repository: str  # that a copier copies from; "" for a mounter, whose link leads to its job's target
     wire: Wire
 
 
@@ -176,7 +187,7 @@ class Room(NamedTuple):
     secrets: tuple[Secret, ...] = ()
     dump: str = ""
     hook: str = ""
-    origin: Origin | None = None  # of a copier
+    origin: Origin | None = None  # of a copier or mounter
 
     @property
     def wires(self) -> tuple[Wire, ...]:
@@ -254,6 +265,13 @@ class Repository(NamedTuple):
     owners: str = ""
 
 
+class Way(StrEnum):
+    """Who reads a target's files."""
+
+    ENGINE = "engine"  # capkeep and an engine there
+    SFTP = "sftp"  # a room here, by what an sftp-server there tells
+
+
 class Target(NamedTuple):
     """A host whose files a job of this one takes: how its login is reached, over ssh."""
 
@@ -265,6 +283,7 @@ class Target(NamedTuple):
     jump: str = ""  # "user@host:port" of a host on the way; "" for none
     jump_keys: tuple[str, ...] = ()  # that one's host keys
     options: tuple[tuple[str, str], ...] = ()  # of ssh_config(5), from a fixed vocabulary
+    way: Way = Way.ENGINE
 
 
 class Answer(NamedTuple):
@@ -374,6 +393,11 @@ class Job(NamedTuple):
     drill: Drill | None = None
     copies: Copy | None = None
     target: str = ""  # the host whose files these are; "" for this one
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether files have other inode numbers each time: they are looked at through a mount."""
+        return bool(self.target)
 
     def holds(self, path: str) -> bool:
         """Whether that plain path is a source's, or the canary."""
@@ -546,7 +570,7 @@ class Brief(NamedTuple):
     hook: Hook | None = None
     origin: Repository | None = None  # for a copier: what it copies from
     origin_path: str = ""  # socket of that one's vault, unless the wire is a descriptor
-    target: Target | None = None  # for a puller
+    target: Target | None = None  # for a puller, mounter or link
 
     @property
     def pulled(self) -> bool:
@@ -554,8 +578,12 @@ class Brief(NamedTuple):
         return self.repository is not None and bool(self.repository.pulled_by)
 
 
+_FAR: Final = frozenset((RoomKind.PULLER, RoomKind.MOUNTER, RoomKind.LINK))
+
+
 def outline(plan: Plan, room: Room, walls: Walls) -> Brief:
     """The part of a room's brief that follows from the plan."""
+    origin = room.origin.repository if room.origin else ""
     return Brief(
         room=room,
         mode=plan.mode,
@@ -582,6 +610,6 @@ def outline(plan: Plan, room: Room, walls: Walls) -> Brief:
         notify=plan.notify if room.kind is RoomKind.NOTIFIER else (),
         dump=plan.dump(room.dump) if room.dump else None,
         hook=plan.hook(room.hook) if room.hook else None,
-        origin=plan.repository(room.origin.repository) if room.origin else None,
-        target=plan.target(plan.job(room.job).target) if room.kind is RoomKind.PULLER else None,
+        origin=plan.repository(origin) if origin else None,
+        target=plan.target(plan.job(room.job).target) if room.kind in _FAR else None,
     )

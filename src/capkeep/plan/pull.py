@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from capkeep.config.model import Config, JobConfig, RepositoryConfig, TargetConfig
-from capkeep.plan.model import Answer, Places, Room, RoomKind, Secret, Target
+from capkeep.plan.model import (
+    Access,
+    Answer,
+    Grant,
+    Origin,
+    Places,
+    Room,
+    RoomKind,
+    Secret,
+    Target,
+    Way,
+    Wire,
+)
 
 # Of each target, which is a host of its own and not below a prefix: its capkeep makes it.
 CANARY: Final = Places("/etc/capkeep", "", "", "", "").canary
@@ -36,6 +48,7 @@ def target(target: TargetConfig) -> Target:
         jump=target.jump,
         jump_keys=target.jump_keys,
         options=target.options,
+        way=Way(target.way),
     )
 
 
@@ -73,6 +86,38 @@ def puller(room: Room, found: TargetConfig) -> Room:
     """
     grant = room.grant._replace(network=True)
     return room._replace(grant=grant, secrets=(*room.secrets, Secret("identity", found.identity)))
+
+
+def through_sftp(found: TargetConfig) -> bool:
+    """Whether a room here reads the target's files."""
+    return found.way == Way.SFTP
+
+
+def mounter(room: Room) -> Room:
+    """A room that reads the target's files through a mount, and has no way to it but its link's wire.
+
+    `room` is what whoever brings a job's files has.
+    """
+    grant = room.grant._replace(mounts=True)
+    link = Origin("", Wire(link_name(room), Access.READ))
+    return room._replace(grant=grant, origin=link)
+
+
+def link_name(room: Room) -> str:
+    """What the link of a mounter's room is called."""
+    return f"{RoomKind.LINK}-{room.job}-{room.repository}"
+
+
+def link(room: Room, grant: Grant, found: TargetConfig, cache: str) -> Room:
+    """The only one that logs in to the target of that mounter: it knows no password, and sees no file."""
+    name = link_name(room)
+    return Room(
+        name=name,
+        kind=RoomKind.LINK,
+        grant=grant._replace(network=True, write=(f"{cache}/{name}",)),
+        job=room.job,
+        secrets=(Secret("identity", found.identity),),
+    )
 
 
 def answers(config: Config, users: Mapping[str, tuple[int, int]]) -> tuple[Answer, ...]:

@@ -26,6 +26,7 @@ from capkeep.rooms.proof import HOW_WEAKENED, Judgement, judge
 from capkeep.rooms.protocol import Channel, Message, ProtocolError, encode
 
 CALLER_FD: Final = 0
+ROOT: Final = "/"
 WIRE_FD: Final = 4
 WIRE_NAME: Final = "wire"
 ORIGIN_NAME: Final = "origin"  # a copier's wire to the vault of what it copies from
@@ -34,6 +35,8 @@ LISTEN_FDS_START: Final = 3
 HANDOVER_FD: Final = 3  # in an engine, and in the relay that it starts
 FACTS_FD: Final = 4  # where a child tells its facts before it becomes the engine
 GIVEN_FD: Final = 5  # what an engine is given to read, such as another password
+STAND_FD: Final = 8  # in a mounter and its engines: a way back to where they stand (rooms/mounter.py)
+DEVICE_FD: Final = 7  # in a mounter that a parent of our own has started: /dev/fuse
 REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
@@ -89,6 +92,10 @@ def _clipped(value: object) -> object:
     return value
 
 
+def _nothing_lost() -> None:
+    """What a room reads from is there for as long as the room is."""
+
+
 class EngineRoom:
     """A room between its caller, its engine and its vault. Owns all three on every way out."""
 
@@ -105,6 +112,9 @@ class EngineRoom:
         self._handover: socket.socket | None = None
         self._origin_handover: socket.socket | None = None
         self._vault_gone = False
+        self._awaited = False
+        self.standing = ROOT  # where engines stand, by a name that they take for the machine's "/"
+        self.steady: Callable[[], None] = _nothing_lost
         self.aside: dict[int, Callable[[], None]] = {}  # who else is heard while an engine runs
 
     def close(self) -> None:
@@ -253,8 +263,19 @@ class EngineRoom:
         self._handover.settimeout(HANDOVER_SECONDS)
         socket.send_fds(self._handover, [b"p"], [incoming, outgoing])
 
+    def hand_to_origin(self, incoming: int, outgoing: int) -> None:
+        """Give whoever is at the other wire's end the one pair of pipes that it gets. Raises OSError."""
+        assert self._origin_handover is not None, "a room with an origin"
+        self._origin_handover.settimeout(HANDOVER_SECONDS)
+        socket.send_fds(self._origin_handover, [b"p"], [incoming, outgoing])
+        self._origin_handover.close()
+        self._origin_handover = None  # so that no engine gets it
+
     def await_vault(self) -> None:
         """Wait until each vault has proven itself, and pass the proofs on. Raises StepError."""
+        if self._awaited:
+            return
+        self._awaited = True
         for wire in filter(None, (self.wire, self.origin)):
             self._await(wire)
 
@@ -290,8 +311,10 @@ class EngineRoom:
 
     def _behind(self, wire: Channel) -> str:
         """The repository at the other end."""
-        room = self.brief.room
-        return room.origin.repository if room.origin and wire is self.origin else room.repository
+        room, target = self.brief.room, self.brief.target
+        if room.origin is None or wire is not self.origin:
+            return room.repository
+        return target.name if target else room.origin.repository
 
     def hold_removals(self) -> frozenset[str] | None:
         """Have the vault hold removals back until `commit`; the names of all snapshots, if it tells.
@@ -413,13 +436,15 @@ class EngineRoom:
         source: int = -1,
         cwd: str = "",
         lesser: Lesser | None = None,
+        wired: bool = True,
     ) -> Iterator[RunningEngine]:
         """A confined, proven, running engine; killed on the way out if it still runs.
 
         Every engine is proven; `tell` says whether the caller hears of it when all is well. With
         an `output` it writes there, and only what it says on its standard error is heard. A
         `source` is its standard input, `cwd` where it stands if not in the machine's "/", and
-        `given` a descriptor that it finds as GIVEN_FD. A `lesser` one has no wire.
+        `given` a descriptor that it finds as GIVEN_FD. A `lesser` one has no wire, nor has one that
+        is not `wired`.
         """
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
@@ -428,8 +453,9 @@ class EngineRoom:
         enlarge(facts_read)
         keep = {FACTS_FD: facts_write}
         wires = {HANDOVER_FD: self._handover, ORIGIN_FD: self._origin_handover}
-        keep |= {fd: end.fileno() for fd, end in wires.items() if end and not lesser}
+        keep |= {fd: end.fileno() for fd, end in wires.items() if end and wired and not lesser}
         keep |= {GIVEN_FD: given} if given >= 0 else {}
+        keep |= {STAND_FD: STAND_FD} if wired and self.standing != ROOT else {}
 
         def confine() -> None:
             self._confine_lesser(lesser) if lesser else self._confine()

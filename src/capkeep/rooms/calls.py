@@ -62,6 +62,7 @@ class Caller:
             tmp_dir=self.scratch,
             password=dict(room.brief.secrets).get("password", ""),
             unlocked=unlocked,
+            standing=room.standing,
         )
         job = room.brief.job
         by_vault = self.engine.traits.paced_by_vault and not room.brief.room.grant.network

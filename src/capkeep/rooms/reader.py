@@ -62,7 +62,7 @@ def look_around(room: EngineRoom, request: Message) -> Message:
     assert job is not None, "a reader has a job"
     _tell_kept(room, job)
     if job.canary:
-        _read_canary(room.seen(job.canary), job.canary)
+        _read_canary(room, job.canary)
     return probe(room, request)
 
 
@@ -77,7 +77,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     _tell_kept(room, job)
     _report_sources(room, job)
     if job.canary:
-        _read_canary(room.seen(job.canary), job.canary)
+        _read_canary(room, job.canary)
     caller = Caller(room)
     reader = caller.engine.read_backup((job.canary,) if job.canary else ())
     hearing = _Hearing(room)
@@ -96,6 +96,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     command = caller.engine.backup(caller.call, visible, dry_run=dry_run, watch=watch)
     begun, steady = time.time_ns(), boot_time()
     code = caller.run(command, take, job.timeout_seconds)
+    room.steady()
     if room.brief.mode is Mode.USER:
         _tell_foreign_owners(room, job)
     elif "user" in room.brief.walls.namespaces and not _knows_all_ids():
@@ -205,6 +206,7 @@ def sums(room: EngineRoom, request: Message) -> Message:
     assert job is not None, "a reader has a job"
     _tell_kept(room, job)
     tell_live(room, job, request)
+    room.steady()
     return {"exit_code": 0, "failure": None, "text": "", "engine": "", "engine_words": "",
             "summary": {}, **room.finish_wire()}  # fmt: skip
 
@@ -255,7 +257,7 @@ def _report_sources(room: EngineRoom, job: Job) -> None:
 def _mounted_since(room: EngineRoom, job: Job) -> list[str]:
     """Filesystems that hold a source and that a view decided by `apply` does not show."""
     root = room.brief.source_root
-    if not root:
+    if not root or room.brief.target:
         return []  # the view was put together when this room was started
     grant = room.brief.room.grant
     own = (root, "/run", "/dev", "/proc", "/sys", *grant.hide, *grant.write)
@@ -346,18 +348,18 @@ def _entries(paths: tuple[str, ...], hidden: set[str]) -> Iterator[tuple[str, os
                         waiting.append(entry.path)
 
 
-def _read_canary(path: str, name: str) -> None:
+def _read_canary(room: EngineRoom, name: str) -> None:
     """Read the root-only file in this very sandbox: then the capability works, whatever it says."""
     try:
-        with open(path, "rb") as file:
+        with open(room.seen(name), "rb") as file:
             if file.read(1):
                 return
         problem = "is empty"
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
-    raise StepError(
-        Failure.WEAKENED, f"the canary {name} {problem}", hint="`capkeep apply` writes it anew"
-    )
+    there = room.brief.target
+    hint = f"`capkeep enroll {there.name}` writes it anew" if there else "`capkeep apply` writes it anew"
+    raise StepError(Failure.WEAKENED, f"the canary {name} {problem}", hint=hint)
 
 
 class _Hearing:

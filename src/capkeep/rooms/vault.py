@@ -140,7 +140,11 @@ def _prove(brief: Brief, wire: Wire) -> None:
 
 
 def _service(brief: Brief) -> Service:
-    """What serves the repository. Raises StoreError."""
+    """What serves the repository, or stands for a target. Raises StoreError."""
+    if brief.target is not None:
+        from capkeep.rooms.pull.carrier import Carrier
+
+        return Carrier(brief, brief.target)
     assert brief.repository is not None, "a vault has a repository"
     if brief.repository.engine in REST_ENGINES:
         from capkeep.rooms.rest.service import RestService

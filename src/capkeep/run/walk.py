@@ -13,7 +13,7 @@ from capkeep.errors import (
     RefusedError,
     StepError,
 )
-from capkeep.plan.model import Job, Plan, Repository, Room
+from capkeep.plan.model import Job, Plan, Repository, Room, RoomKind
 from capkeep.records.locks import Holder, JobLock, copies_of, holder, last_pull
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
@@ -141,7 +141,8 @@ class Walk:
         One that is copied into is made by a copier, like the one that is copied from.
         """
         rooms = self._plan.rooms
-        copiers = (r for r in rooms if r.origin and r.repository == repository.name)
+        own = (r for r in rooms if r.repository == repository.name)
+        copiers = (r for r in own if r.kind is RoomKind.COPIER)
         room = next(copiers, self._keeper(repository))
         return self._visit(room, {"action": "init", "options": {}}, SHORT_SECONDS)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from capkeep.errors import Failure, StepError
-from capkeep.plan.model import Target
+from capkeep.plan.model import Target, Way
 from capkeep.rooms.rest.ssh import OPTIONS, SSH, Login, Ssh, remove_dead_agents
 
 WORD: Final = "capkeep-pull"  # what is asked for; a login with a forced command does not read it
@@ -46,7 +46,10 @@ def known_hosts(host_keys: Iterable[str], jump_keys: Iterable[str]) -> str:
 
 
 def connect(target: Target, identity: str, folder: str) -> Ssh:
-    """An ssh to the target, not started yet; in `folder` its keys are noted. Raises OSError."""
+    """An ssh to the target, not started yet; in `folder` its keys are noted. Raises OSError.
+
+    It leads to an answerer, or to an sftp-server, whatever a forced command there starts.
+    """
     os.makedirs(folder, 0o700, exist_ok=True)
     remove_dead_agents(folder)
     known = f"{folder}/known_hosts"
@@ -60,7 +63,7 @@ def connect(target: Target, identity: str, folder: str) -> Ssh:
         host=target.host, port=target.port, user=target.user, known_hosts=known,
         identity=identity, options=(f"HostKeyAlias={HERE}", *way, *own, *LIVELY),
     )  # fmt: skip
-    return Ssh(login, folder, WORD, threads=False)
+    return Ssh(login, folder, WORD if target.way is Way.ENGINE else "", threads=False)
 
 
 def _way(target: Target, known: str, own: tuple[str, ...]) -> str:

@@ -1,0 +1,144 @@
+"""A server, and a target with nothing but sshd and sftp-server, on one machine."""
+
+import contextlib
+import os
+import pwd
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from capkeep.config.load import load
+from capkeep.host import lent
+from capkeep.plan.compile import HostFacts, compile_plan
+from capkeep.plan.model import Mode, Plan, RoomKind
+from tests.rooms.house import GROUP, INTERPRETER, SUBORDINATE, UIDS, House, house
+from tests.rooms.test_vault_engines import Sshd, running
+
+LINK = pwd.getpwnam("games")  # ssh wants its user to have a name
+SERVER = "/usr/lib/openssh/sftp-server"
+OWNER, GROUP_THERE = 70_000, 4_294_967_000
+NAMES = {
+    "passwd": f"root:x:0:0::/root:/bin/sh\nfaraway:x:{OWNER}:{GROUP_THERE}::/:/bin/sh\n",
+    "group": f"root:x:0:\nfarfolk:x:{GROUP_THERE}:\n",
+}
+CONFIG = """
+[repositories.repo]
+engine = "restic"
+location = "{base}/repositories/{{target}}"
+password = {{ file = "{base}/etc/secrets/repo" }}
+
+[repositories.borgs]
+engine = "borg"
+location = "{base}/repositories/borg-{{target}}"
+password = {{ file = "{base}/etc/secrets/repo" }}
+
+[engines.restic]
+program = "{restic}"
+
+[targets.far]
+way = "sftp"
+host = "127.0.0.1"
+host-key = "{key}"
+port = {port}
+user = "root"
+identity = {{ file = "{base}/etc/secrets/identity" }}
+
+[jobs.job]
+targets = ["far"]
+repositories = ["{repository}"]
+include = ["{tree}"]
+"""
+
+
+class Afar(NamedTuple):
+    """The server, the target's sshd, and the tree there."""
+
+    server: House
+    sshd: Sshd
+    tree: Path
+
+    @property
+    def base(self) -> str:
+        return self.server.base
+
+    def serve(self, server: str = f"{SERVER} -R -e -d /") -> None:
+        """What the server's key may have on the target: its own names, and sftp-server."""
+        folder = shlex.quote(str(self.sshd.base))
+        binds = "; ".join(f"mount --bind {folder}/{name} /etc/{name}" for name in NAMES)
+        canary = 'mount -t tmpfs none /etc/capkeep; echo seen >/etc/capkeep/canary'
+        script = f"{binds}; {canary}; {server}"
+        command = f"exec unshare --mount /bin/sh -c {shlex.quote(script)}"
+        quoted = command.replace('"', '\\"')
+        key = (self.sshd.base / "id.pub").read_text()
+        (self.sshd.base / "authorized").write_text(f'restrict,command="{quoted}" {key}')
+
+
+def compiled(home: House) -> Plan:
+    """The plan of a host whose rooms with ssh run as somebody with a name."""
+    config = lent.resolved(load(home.places.config), Mode.SYSTEM)
+    users = {"capkeep": UIDS[RoomKind.RUNNER]}
+    users |= {f"capkeep-{kind}": uid for kind, uid in UIDS.items()}
+    users |= {f"capkeep-{RoomKind.PULLER}": LINK.pw_uid}
+    facts = HostFacts(
+        mode=Mode.SYSTEM, places=home.places, group=GROUP, interpreter=INTERPRETER,
+        package=home.package, hostname="house", users={n: (u, u) for n, u in users.items()},
+        rclone="", subordinate=(SUBORDINATE, 1 << 16),
+    )  # fmt: skip
+    return compile_plan(config, facts)
+
+
+@contextlib.contextmanager
+def afar(repository: str = "repo") -> Iterator[Afar]:
+    """The server with its doors open, its repository made."""
+    with house() as server, place_for_canary():
+        base, tree = Path(server.base, "sshd"), Path(server.base, "far")
+        base.mkdir()
+        sshd = Sshd(base)
+        for name, text in NAMES.items():
+            (base / name).write_text(text)
+        identity = Path(server.base, "etc/secrets/identity")
+        identity.write_bytes((base / "id").read_bytes())
+        identity.chmod(0o600)
+        config = Path(server.base, "etc/capkeep.toml")
+        program = next(line for line in config.read_text().splitlines() if "program" in line)
+        config.write_text(CONFIG.format(
+            base=server.base, tree=tree, port=sshd.port, restic=program.split('"')[1],
+            key=" ".join((base / "host.pub").read_text().split()[:2]), repository=repository,
+        ))  # fmt: skip
+        plant(tree)
+        server.plan = compiled(server)
+        server.apply(server.plan)
+        made = Afar(server, sshd, tree)
+        made.serve()
+        argv = ["/usr/sbin/sshd", "-D", "-e", "-f", str(base / "sshd_config")]
+        with running(argv, sshd.port), server.doors():
+            said = server.ask({"action": "init"})
+            assert said[-1]["exit_code"] == 0, said
+            yield made
+
+
+@contextlib.contextmanager
+def place_for_canary() -> Iterator[None]:
+    """A directory that each session of the target's has something else on."""
+    path = Path("/etc/capkeep")
+    made = not path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        if made:
+            path.rmdir()
+
+
+def plant(tree: Path) -> None:
+    """Files that only the target's root can read, of owners that no user namespace here would know."""
+    tree.mkdir()
+    secret = tree / "secret"
+    secret.write_text("kept\n")
+    os.chown(secret, OWNER, GROUP_THERE)
+    secret.chmod(0)
+    (tree / "absolute").symlink_to("/etc/shadow")
+    (tree / "above").symlink_to("../../..")
+    (tree / "large").write_bytes(os.urandom(8 << 20))
+    (tree / "large").chmod(0o600)
