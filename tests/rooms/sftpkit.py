@@ -66,7 +66,7 @@ class Afar(NamedTuple):
         """What the server's key may have on the target: its own names, and sftp-server."""
         folder = shlex.quote(str(self.sshd.base))
         binds = "; ".join(f"mount --bind {folder}/{name} /etc/{name}" for name in NAMES)
-        canary = 'mount -t tmpfs none /etc/capkeep; echo seen >/etc/capkeep/canary'
+        canary = "mount -t tmpfs none /etc/capkeep; echo seen >/etc/capkeep/canary"
         script = f"{binds}; {canary}; {server}"
         command = f"exec unshare --mount /bin/sh -c {shlex.quote(script)}"
         quoted = command.replace('"', '\\"')

@@ -233,17 +233,26 @@ def _enroll(args: argparse.Namespace) -> int:
     from capkeep import __version__
     from capkeep.config.load import load
     from capkeep.host import enroll
-    from capkeep.host.enroll_script import script
 
     _must_be_root("enrol a target: its key is a secret of this server's")
     config = load(resolve(args).config)
     target = enroll.target_of(config, args.name)
     key = enroll.public_key(target.identity, config.host.user_prefix)
-    text = script(
-        enroll.enrolment(config, target, key, socket.gethostname()), __version__,
-        carried=enroll.carried() if args.with_capkeep else None,
-        remove=args.remove, dry_run=args.dry_run,
-    )  # fmt: skip
+    wanted = enroll.enrolment(config, target, key, socket.gethostname())
+    if target.way == "sftp":
+        from capkeep.host import enroll_sftp
+
+        if args.with_capkeep or target.user != enroll_sftp.LOGIN:
+            hint = f'take it away, and user from [targets.{args.name}] if it is not "{enroll_sftp.LOGIN}"'
+            raise UsageError(f"{args.name} is to have no capkeep, and a login of its own", hint=hint)
+        text = enroll_sftp.script(wanted, remove=args.remove, dry_run=args.dry_run)
+    else:
+        from capkeep.host.enroll_script import script
+
+        text = script(
+            wanted, __version__, carried=enroll.carried() if args.with_capkeep else None,
+            remove=args.remove, dry_run=args.dry_run,
+        )  # fmt: skip
     if args.printed:
         sys.stdout.write(text)
         return EXIT_COMPLETE

@@ -158,7 +158,7 @@ class PullChecker:
             if field == "repositories" and self._repositories[name].model.engine == "rdiff-backup":
                 self._collector.mistake(
                     table.at(field, *path),
-                    f"{name} is a mirror, and by way = \"sftp\" inode numbers change with every look",
+                    f'{name} is a mirror, and by way = "sftp" inode numbers change with every look',
                     "name repositories of restic or borg, or make another job for these targets",
                 )
         if table.model.one_file_system:

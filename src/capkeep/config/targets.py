@@ -21,6 +21,8 @@ IDENTITY_HINT: Final = (
     ' ssh-keygen -t ed25519 -N "" -f /etc/capkeep/secrets/pull'
 )
 
+SFTP_USER: Final = "capkeep-sftp"  # whom `capkeep enroll` makes where there is no capkeep
+
 Table = Checked[syntax.Target]
 
 
@@ -41,7 +43,8 @@ class TargetChecker:
         host = model.host or name
         if "host" not in wrong:
             self._told(table.at("host"), partial(ssh.check_host, host))
-        self._told(table.at("user"), partial(ssh.check_user, model.user))
+        user = SFTP_USER if model.way == "sftp" and not table.gives("user") else model.user
+        self._told(table.at("user"), partial(ssh.check_user, user))
         if table.gives("host_name"):
             self._told(table.at("host-name"), partial(ssh.check_name, model.host_name))
         self._groups(table)
@@ -56,7 +59,7 @@ class TargetChecker:
             name=name,
             host=host,
             host_name=model.host_name or name,
-            user=model.user,
+            user=user,
             host_keys=self._host_keys(name, table, wrong),
             identity=self._identity(name, table, wrong),
             port=model.port,

@@ -131,7 +131,7 @@ def mounting(room: Room) -> Iterator[str]:
     if room.grant.mounts:
         yield "RestrictNamespaces=mnt"
         yield "SystemCallFilter=@mount unshare capset"
-        yield "BindPaths=/dev/fuse"
+        yield "BindReadOnlyPaths=/dev/fuse"  # a device may be written to all the same
         yield "DeviceAllow=/dev/fuse rw"
 
 

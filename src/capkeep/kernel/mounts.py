@@ -235,6 +235,27 @@ def _bind(source: str, root: int, target: str, attributes: int) -> None:
         os.close(tree)
 
 
+def show_file(source: str, target: str) -> None:
+    """Show a file read-only in the place of another. Raises OSError.
+
+    For paths that nobody else can change, in a room whose filter knows no openat2(2).
+    """
+    from_fd = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        tree = copy_tree(from_fd, source)
+    finally:
+        os.close(from_fd)
+    try:
+        _set_attributes(tree, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, source)
+        to_fd = os.open(target, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            attach(tree, to_fd, target)
+        finally:
+            os.close(to_fd)
+    finally:
+        os.close(tree)
+
+
 def _move(tree: int, root: int, target: str) -> None:
     to_fd = _open(root, target)
     try:

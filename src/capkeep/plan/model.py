@@ -170,7 +170,9 @@ class Wire(NamedTuple):
 class Origin(NamedTuple):
     """Where a room has what it keeps from, if not from files that it sees."""
 
-    repository: str  # that a copier copies from; "" for a mounter, whose link leads to its job's target
+    repository: (
+        str  # that a copier copies from; "" for a mounter, whose link leads to its job's target
+    )
     wire: Wire
 
 

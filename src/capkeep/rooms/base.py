@@ -35,7 +35,9 @@ LISTEN_FDS_START: Final = 3
 HANDOVER_FD: Final = 3  # in an engine, and in the relay that it starts
 FACTS_FD: Final = 4  # where a child tells its facts before it becomes the engine
 GIVEN_FD: Final = 5  # what an engine is given to read, such as another password
-STAND_FD: Final = 8  # in a mounter and its engines: a way back to where they stand (rooms/mounter.py)
+STAND_FD: Final = (
+    8  # in a mounter and its engines: a way back to where they stand (rooms/mounter.py)
+)
 DEVICE_FD: Final = 7  # in a mounter that a parent of our own has started: /dev/fuse
 REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
@@ -305,16 +307,15 @@ class EngineRoom:
     def raise_vault_failure(self, message: Message, wire: Channel | None = None) -> None:
         """Raises StepError if the vault says that the place behind it failed; of two, which."""
         if message.get("event") == "failure":
-            whose = f"{self._behind(wire)}: " if wire and self.origin else ""
+            named = wire and self.origin and not (wire is self.origin and self.brief.target)
+            whose = f"{self._behind(wire)}: " if named else ""
             text = str(message.get("text", ""))
             raise StepError(Failure(str(message.get("failure"))), f"{whose}{text}")
 
     def _behind(self, wire: Channel) -> str:
         """The repository at the other end."""
-        room, target = self.brief.room, self.brief.target
-        if room.origin is None or wire is not self.origin:
-            return room.repository
-        return target.name if target else room.origin.repository
+        room = self.brief.room
+        return room.origin.repository if room.origin and wire is self.origin else room.repository
 
     def hold_removals(self) -> frozenset[str] | None:
         """Have the vault hold removals back until `commit`; the names of all snapshots, if it tells.

@@ -75,8 +75,7 @@ def _make_mount(brief: Brief) -> Brief:
             path = f"{own}/{name}"
             with open(path, "wb"):
                 pass  # those of another run
-            mounts.bind(path, f"/etc/{name}")
-            mounts.remount_readonly(f"/etc/{name}")
+            mounts.show_file(path, f"/etc/{name}")
         device = _device()
         assert brief.target is not None, "a mounter has a target"
         fuse.mount_at(device, source, brief.target.name)
@@ -84,7 +83,7 @@ def _make_mount(brief: Brief) -> Brief:
     except OSError as error:
         text = f"the mount for the target's files cannot be made: {error}"
         hint = "modprobe fuse; apt-get install sshfs"
-        raise StepError(Failure.ENGINE, text, hint) from error
+        raise StepError(Failure.ENGINE, text, hint=hint) from error
     return brief._replace(source_root=source)
 
 
@@ -195,12 +194,12 @@ def _answered(room: EngineRoom) -> Iterator[_Mount]:
     ours_in, theirs_out = os.pipe()
     with _closing(theirs_in, ours_out, ours_in, theirs_out) as close:
         room.hand_to_origin(theirs_in, theirs_out)
-        close(theirs_in, theirs_out)
+        close((theirs_in, theirs_out))
         with room.engine(
             argv, ENVIRONMENT, tell=False, source=ours_in, output=ours_out, given=DEVICE_FD,
             cwd="/", wired=False,
         ) as process:  # fmt: skip
-            close(ours_in, ours_out, DEVICE_FD)  # so that its end is the mount's
+            close((ours_in, ours_out, DEVICE_FD))  # so that its end is the mount's
             mount = _Mount(room, process)
             try:
                 _take_names(room, mount)
@@ -210,11 +209,11 @@ def _answered(room: EngineRoom) -> Iterator[_Mount]:
 
 
 @contextmanager
-def _closing(*fds: int) -> Iterator[Callable[..., None]]:
-    """Descriptors that are closed one by one, and at the end those that are left."""
+def _closing(*fds: int) -> Iterator[Callable[[tuple[int, ...]], None]]:
+    """Descriptors that are closed some at a time, and at the end those that are left."""
     left = set(fds)
 
-    def close(*some: int) -> None:
+    def close(some: tuple[int, ...]) -> None:
         for fd in some:
             left.discard(fd)
             os.close(fd)
@@ -222,7 +221,7 @@ def _closing(*fds: int) -> Iterator[Callable[..., None]]:
     try:
         yield close
     finally:
-        close(*tuple(left))
+        close(tuple(left))
 
 
 def _help(room: EngineRoom) -> bytes:
@@ -259,7 +258,9 @@ def _take_names(room: EngineRoom, mount: _Mount) -> None:
         except OSError as error:
             mount.check()
             text = b""
-            said = f"the target's {path} cannot be read ({error.strerror}): owners are kept as numbers"
+            said = (
+                f"the target's {path} cannot be read ({error.strerror}): owners are kept as numbers"
+            )
             room.tell({"event": "warning", "text": said})
         with open(f"{grant.write[0]}/{name}", "wb") as file:  # the one that is shown in its place
             file.write(text)

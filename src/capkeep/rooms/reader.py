@@ -358,7 +358,11 @@ def _read_canary(room: EngineRoom, name: str) -> None:
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     there = room.brief.target
-    hint = f"`capkeep enroll {there.name}` writes it anew" if there else "`capkeep apply` writes it anew"
+    hint = (
+        f"`capkeep enroll {there.name}` writes it anew"
+        if there
+        else "`capkeep apply` writes it anew"
+    )
     raise StepError(Failure.WEAKENED, f"the canary {name} {problem}", hint=hint)
 
 

@@ -1,0 +1,38 @@
+"""A target without capkeep: enrolled, and read by the server through its sftp-server."""
+
+import json
+
+import pytest
+
+from tests.lab import pulled
+from tests.lab.pulled import Pull
+
+pytestmark = pytest.mark.timeout(300)
+PULLS = (Pull("web1", "hosts"),)
+SHOWN = "getpcaps $(pgrep -x sftp-server); ls /run/capkeep-sftp-*.sock"
+
+
+def test_a_target_without_capkeep_is_enrolled_and_pulled() -> None:
+    with pulled.pair() as hosts:
+        server, target, _ = hosts
+        server.ok("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
+        target.write("/root/.ssh/authorized_keys", server.read("/root/.ssh/id_ed25519.pub"), 0o600)
+        target.ok("sh", "-c", "useradd -u 80000 faraway; chown faraway /srv/data/random")
+        written = pulled.on_server(hosts, PULLS)
+        config = written.replace("[targets.web1]\n", '[targets.web1]\nway = "sftp"\n')
+        server.write("/etc/capkeep/secrets/pulled", f"{pulled.PASSWORD}\n", 0o600)
+        server.write("/etc/capkeep/capkeep.toml", config)
+        server.ok("capkeep", "apply", seconds=120)
+        server.ok("capkeep", "enroll", "web1", seconds=180)
+        server.ok("capkeep", "init", seconds=120)
+        before = hosts.mounts()
+        done = hosts.pull("hosts")
+        assert done.code == 0, (done.out[-2500:], server.run("journalctl", "-n60", "-o", "cat").out, target.run("journalctl", "-n40", "-o", "cat").out)
+        assert hosts.last("hosts.web1")["outcome"] == "complete"
+        hosts.await_rest()
+        assert hosts.mounts() == before
+        listed = server.ok("capkeep", "--json", "ls", "latest", "/srv/data", "--repository", "pulled.web1")
+        owners = {one["path"]: one for one in json.loads(listed)}
+        print(owners)
+        audit = server.run("capkeep", "audit", seconds=120)
+        assert audit.code == 0, audit
