@@ -5,11 +5,16 @@ import json
 import pytest
 
 from tests.lab import pulled
+from tests.lab.network import ADDRESSES
 from tests.lab.pulled import Pull
 
 pytestmark = pytest.mark.timeout(300)
+# What somebody with the server's key might try: to see more than the job names, and to write.
+ASKS = r"""
+printf -- '-get /root/.ssh/authorized_keys /run/got\n-put /etc/hostname /srv/data/new\n' | sftp -q -b - -i "$1" \
+    -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "capkeep-sftp@$2" 2>&1
+"""
 PULLS = (Pull("web1", "hosts"),)
-SHOWN = "getpcaps $(pgrep -x sftp-server); ls /run/capkeep-sftp-*.sock"
 
 
 def test_a_target_without_capkeep_is_enrolled_and_pulled() -> None:
@@ -31,8 +36,15 @@ def test_a_target_without_capkeep_is_enrolled_and_pulled() -> None:
         assert hosts.last("hosts.web1")["outcome"] == "complete"
         hosts.await_rest()
         assert hosts.mounts() == before
-        listed = server.ok("capkeep", "--json", "ls", "latest", "/srv/data", "--repository", "pulled.web1")
-        owners = {one["path"]: one for one in json.loads(listed)}
-        print(owners)
+        listed = server.ok(
+            "capkeep", "--json", "ls", "latest", "/srv/data", "--repository", "pulled.web1"
+        )
+        found = {one["path"]: one for one in map(json.loads, listed.splitlines())}
+        owner = found["/srv/data/high"]
+        assert (owner["uid"], owner["gid"], found["/srv/data/closed"]["mode"]) == (70000, 70000, 0)
+        check = server.run("capkeep", "target", "check", seconds=120)
+        assert check.code == 0, check
         audit = server.run("capkeep", "audit", seconds=120)
         assert audit.code == 0, audit
+        said = server.ok("sh", "-c", ASKS, "sh", pulled.identity(hosts, "web1"), ADDRESSES[1])
+        assert said.count("not found") + said.count("ermission denied") == 2, said

@@ -136,6 +136,12 @@ def by_design(plan: Plan) -> Iterable[str]:
             names = " ".join(name.removeprefix("CAP_") for name in room.grant.capabilities)
             place = room.grant.write[0]
             yield f"{room.name} gives the files in {place}, and no others, to their owners with {names}"
+        if room.grant.mounts:
+            names = " ".join(name.removeprefix("CAP_") for name in room.grant.held_first)
+            yield (
+                f"{room.name} is started with {names}, makes one mount that nobody else sees, and gives"
+                " that up before it meets the target"
+            )
     if any(room.kind is RoomKind.GIVER for room in plan.rooms):
         yield "[host] members-restore gives members of the group what they could read themselves"
     yield from login_audit.exceptions(plan)

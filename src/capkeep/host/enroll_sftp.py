@@ -48,13 +48,18 @@ def socket_path(name: str) -> str:
     return f"/run/{LOGIN}-{name}.sock"
 
 
+def root(enrolment: Enrolment) -> str:
+    """The directory that sftp-server takes for the root."""
+    return f"{HOME}/root-{enrolment.name}"
+
+
 def units(enrolment: Enrolment) -> dict[str, str]:
     """The socket and what it starts, by name."""
     unit = f"{LOGIN}-{enrolment.name}"
     who = unit_text.plain(f"capkeep: sftp-server for {enrolment.server}")
     door = [
         "[Unit]", f"Description={who}", "", "[Socket]", f"ListenStream={socket_path(enrolment.name)}",
-        "Accept=yes", "MaxConnections=4", f"SocketUser={LOGIN}", "SocketMode=0600", "RemoveOnStop=yes",
+        "Accept=yes", "MaxConnections=16", f"SocketUser={LOGIN}", "SocketMode=0600", "RemoveOnStop=yes",
         "", "[Install]", "WantedBy=sockets.target",
     ]  # fmt: skip
     service = [
@@ -71,7 +76,9 @@ def units(enrolment: Enrolment) -> dict[str, str]:
 # Nothing in it hides a file below a path that is to be kept.
 HARDENING: Final = (
     "NoNewPrivileges=yes", "PrivateNetwork=yes", "IPAddressDeny=any", "RestrictAddressFamilies=none",
-    "ProtectSystem=strict", "PrivateMounts=yes", "PrivateIPC=yes", "ProtectProc=invisible",
+    "ProtectSystem=strict", "PrivateMounts=yes", "PrivateIPC=yes", "RemoveIPC=yes",
+    "PrivateDevices=yes", "DevicePolicy=closed", "ProtectControlGroups=yes",
+    "ProtectKernelTunables=yes", "ProtectKernelLogs=yes", "ProtectProc=invisible",
     "ProcSubset=pid", "ProtectClock=yes", "ProtectHostname=yes", "RestrictNamespaces=yes",
     "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "LockPersonality=yes",
     "MemoryDenyWriteExecute=yes", "KeyringMode=private", "SystemCallArchitectures=native",
@@ -86,12 +93,15 @@ NEEDED: Final = (
 
 
 def _shown(enrolment: Enrolment) -> list[str]:
-    """What the job names, and what sftp-server itself needs; all, if all is named."""
+    """What the job names, and what sftp-server itself needs; all, if all is named.
+
+    Its root directory is one of its own. systemd makes in it what it puts there (systemd.exec(5)).
+    """
     if "/" in enrolment.include:
         return []
     paths = [*NEEDED, *(f"-{unit_text.word(p)}" for p in enrolment.include)]
     paths += [CANARY] if enrolment.canary else []
-    return ["TemporaryFileSystem=/:ro", *(f"BindReadOnlyPaths={path}" for path in paths)]
+    return [f"RootDirectory={root(enrolment)}", "MountAPIVFS=yes", *(f"BindReadOnlyPaths={path}" for path in paths)]
 
 
 def key_line(enrolment: Enrolment) -> str:
@@ -107,7 +117,7 @@ def script(enrolment: Enrolment, *, remove: bool = False, dry_run: bool = False)
     values = {
         "login": LOGIN, "home": HOME, "server": SERVER, "socket": socket, "canary": CANARY,
         "key": key_line(enrolment), "mark": enrolment.key.split()[1], "connect": CONNECT,
-        "with_canary": "yes" if enrolment.canary else "",
+        "root": root(enrolment), "with_canary": "yes" if enrolment.canary else "",
     }  # fmt: skip
     given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     put = "".join(f"  put {shlex.quote(p)} 0644 {shlex.quote(t)}\n" for p, t in files.items())
@@ -144,7 +154,7 @@ write_it() {
   [ -d /run/systemd/system ] || fail "systemd does not run this host"
   getent passwd "$login" >/dev/null ||
     useradd --system --home-dir "$home" --no-create-home --shell /bin/sh --password '*' "$login"
-  mkdir -p "$home/.ssh"
+  mkdir -p "$home/.ssh" "$root"
   chown 0:0 "$home" "$home/.ssh"
   chmod 0755 "$home" "$home/.ssh"
   put "$home/connect" 0755 "$connect"
