@@ -32,7 +32,11 @@ def test_a_target_without_capkeep_is_enrolled_and_pulled() -> None:
         server.ok("capkeep", "init", seconds=120)
         before = hosts.mounts()
         done = hosts.pull("hosts")
-        assert done.code == 0, (done.out[-2500:], server.run("journalctl", "-n60", "-o", "cat").out, target.run("journalctl", "-n40", "-o", "cat").out)
+        assert done.code == 0, (
+            done.out[-2500:],
+            server.run("journalctl", "-n60", "-o", "cat").out,
+            target.run("journalctl", "-n40", "-o", "cat").out,
+        )
         assert hosts.last("hosts.web1")["outcome"] == "complete"
         hosts.await_rest()
         assert hosts.mounts() == before

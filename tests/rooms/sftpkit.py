@@ -15,7 +15,7 @@ from capkeep.plan.model import Mode, Plan, RoomKind
 from tests.rooms.house import GROUP, INTERPRETER, SUBORDINATE, UIDS, House, house
 from tests.rooms.test_vault_engines import Sshd, running
 
-LINK = pwd.getpwnam("games")  # ssh wants its user to have a name
+LINK = pwd.getpwnam("uucp")  # ssh wants its user to have a name; no other test has this one
 SERVER = "/usr/lib/openssh/sftp-server"
 OWNER, GROUP_THERE = 70_000, 4_294_967_000
 NAMES = {

@@ -37,6 +37,7 @@ USERS = (
     "capkeep-prover",
     "capkeep-copier",
     "capkeep-puller",
+    "capkeep-mounter",
 )
 SYSTEM = HostFacts(
     mode=Mode.SYSTEM, places=PLACES, group=990, interpreter="/usr/bin/python3", package="/usr/lib/capkeep",

@@ -63,6 +63,7 @@ class Room(EngineRoom):
         self.wire = self.origin = None
         self.told: list[Message] = []
         self._handover = None
+        self._awaited, self.standing, self.steady = False, "/", lambda: None
         self._memory = memory
 
     def tell(self, message: Message) -> None:

@@ -244,7 +244,9 @@ def _enroll(args: argparse.Namespace) -> int:
 
         if args.with_capkeep or target.user != enroll_sftp.LOGIN:
             hint = f'take it away, and user from [targets.{args.name}] if it is not "{enroll_sftp.LOGIN}"'
-            raise UsageError(f"{args.name} is to have no capkeep, and a login of its own", hint=hint)
+            raise UsageError(
+                f"{args.name} is to have no capkeep, and a login of its own", hint=hint
+            )
         text = enroll_sftp.script(wanted, remove=args.remove, dry_run=args.dry_run)
     else:
         from capkeep.host.enroll_script import script

@@ -17,7 +17,7 @@ from capkeep.host.finding import APPLY, Audit, Finding, Kind
 from capkeep.host.probe import Probes, probe
 from capkeep.plan import codec
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import Mode, Places, Plan, RoomKind, Starter
+from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind, Starter
 
 NOTHING: Final = Probes((), (), ())
 
@@ -120,6 +120,20 @@ def _units(plan: Plan, exceptions: list[str]) -> Iterable[Finding]:
     return state.findings
 
 
+def _more_than_others(room: Room) -> Iterable[str]:
+    """What one room has, or is started with, that others have not."""
+    if room.kind is RoomKind.VAULT and room.grant.capabilities:
+        names = " ".join(name.removeprefix("CAP_") for name in room.grant.capabilities)
+        place = room.grant.write[0]
+        yield f"{room.name} gives the files in {place}, and no others, to their owners with {names}"
+    if room.grant.mounts:
+        names = " ".join(name.removeprefix("CAP_") for name in room.grant.held_first)
+        yield (
+            f"{room.name} is started with {names}, makes one mount that nobody else sees, and gives"
+            " that up before it meets the target"
+        )
+
+
 def by_design(plan: Plan) -> Iterable[str]:
     """What has more than a room's rights, and has it on purpose."""
     if plan.mode is Mode.SYSTEM:
@@ -132,16 +146,7 @@ def by_design(plan: Plan) -> Iterable[str]:
     for room in plan.rooms:
         if room.hook and (right := plan.hook(room.hook).polkit):
             yield f"polkit lets {room.grant.user} do {right}, for {room.name}"
-        if room.kind is RoomKind.VAULT and room.grant.capabilities:
-            names = " ".join(name.removeprefix("CAP_") for name in room.grant.capabilities)
-            place = room.grant.write[0]
-            yield f"{room.name} gives the files in {place}, and no others, to their owners with {names}"
-        if room.grant.mounts:
-            names = " ".join(name.removeprefix("CAP_") for name in room.grant.held_first)
-            yield (
-                f"{room.name} is started with {names}, makes one mount that nobody else sees, and gives"
-                " that up before it meets the target"
-            )
+        yield from _more_than_others(room)
     if any(room.kind is RoomKind.GIVER for room in plan.rooms):
         yield "[host] members-restore gives members of the group what they could read themselves"
     yield from login_audit.exceptions(plan)

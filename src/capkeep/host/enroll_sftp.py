@@ -101,7 +101,11 @@ def _shown(enrolment: Enrolment) -> list[str]:
         return []
     paths = [*NEEDED, *(f"-{unit_text.word(p)}" for p in enrolment.include)]
     paths += [CANARY] if enrolment.canary else []
-    return [f"RootDirectory={root(enrolment)}", "MountAPIVFS=yes", *(f"BindReadOnlyPaths={path}" for path in paths)]
+    return [
+        f"RootDirectory={root(enrolment)}",
+        "MountAPIVFS=yes",
+        *(f"BindReadOnlyPaths={path}" for path in paths),
+    ]
 
 
 def key_line(enrolment: Enrolment) -> str:

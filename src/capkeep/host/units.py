@@ -39,10 +39,8 @@ SOURCE_ROOT: Final = "/run/room/src"  # in a reader's room: the machine's files
 WIRE: Final = "/run/room/wire"  # in a room with an engine: its vault's socket
 ORIGIN: Final = "/run/room/origin"  # in a copier: that of the vault that it copies from
 VAULT_CALLERS: Final = 16
-ASKERS: Final = {  # who has a vault's socket of that right, where rooms connect by themselves
-    Access.APPEND: RoomKind.READER, Access.ADMIN: RoomKind.KEEPER,
-    Access.READ: RoomKind.COPIER, Access.COPY: RoomKind.COPIER,
-}  # fmt: skip
+# Whom another kind of room shares a vault's socket with, where rooms connect by themselves.
+BESIDES: Final = (RoomKind.PROVER, RoomKind.GIVER)
 
 
 def render(plan: Plan, host: Host) -> tuple[Unit, ...]:
@@ -90,7 +88,7 @@ def _socket(plan: Plan, room: Room, name: str, host: Host) -> Unit:
         access = Access(name.rpartition("-")[2])
         path, callers = wire_socket(plan, room.name, access), [f"MaxConnections={VAULT_CALLERS}"]
         owner, group, mode = _asker(plan, room, access, host), "root", 0o600
-        provers = any(r.kind in (RoomKind.PROVER, RoomKind.GIVER) for r in plan.rooms)
+        provers = any(r.kind in BESIDES for r in plan.rooms)
         if access is Access.APPEND and provers and owner != "root":
             group, mode = room_user(plan.name, RoomKind.PROVER), 0o660
     else:
@@ -127,9 +125,9 @@ def _asker(plan: Plan, room: Room, access: Access, host: Host) -> str:
     """Who connects to a vault for that right: systemd on behalf of a room, or the rooms' user."""
     if host.opens_sockets:
         return "root"
-    if room.kind is RoomKind.LINK:
-        return room_user(plan.name, RoomKind.MOUNTER)
-    return room_user(plan.name, ASKERS[access])
+    wire = Wire(room.name, access)
+    askers = (r for r in plan.rooms if wire in r.wires and r.door and r.kind not in BESIDES)
+    return next((r.grant.user for r in askers), room_user(plan.name, RoomKind.READER))
 
 
 def _service(plan: Plan, room: Room, name: str, host: Host) -> Unit:

@@ -307,8 +307,8 @@ class EngineRoom:
     def raise_vault_failure(self, message: Message, wire: Channel | None = None) -> None:
         """Raises StepError if the vault says that the place behind it failed; of two, which."""
         if message.get("event") == "failure":
-            named = wire and self.origin and not (wire is self.origin and self.brief.target)
-            whose = f"{self._behind(wire)}: " if named else ""
+            far = self.brief.target and wire is self.origin  # who names himself
+            whose = f"{self._behind(wire)}: " if wire and self.origin and not far else ""
             text = str(message.get("text", ""))
             raise StepError(Failure(str(message.get("failure"))), f"{whose}{text}")
 

@@ -25,7 +25,7 @@ from capkeep.rooms.protocol import Message
 SSHFS: Final = "/usr/bin/sshfs"
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 HELP_SECONDS: Final = 20.0
-SETTLE_SECONDS: Final = 5.0  # for a link to say why it has ended
+SETTLE_SECONDS: Final = 2.0  # for a link to say why it has ended
 NAMES: Final = ("passwd", "group")
 # restic keeps files by names that it makes of PWD, if that leads to where it stands, and takes the words
 # of PWD for the way (Go's os.Getwd, filepath.Clean): as words this is "/". The kernel goes by directories:

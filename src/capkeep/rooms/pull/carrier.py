@@ -82,7 +82,7 @@ class Carrier:
     def preflight(self) -> None:
         """The target's sftp-server is met by whoever speaks with it."""
 
-    def begin(self, rates: Rates, failed: "Callable[[StoreError], None]") -> None:
+    def begin(self, _rates: Rates, failed: "Callable[[StoreError], None]") -> None:
         """Log in. Raises StoreError."""
         self._failed = failed
         try:

@@ -1,0 +1,113 @@
+"""Targets without capkeep: who has what, what their script does, and how answers are counted."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capkeep.config.mistakes import MistakesError
+from capkeep.engines import ENGINES
+from capkeep.engines.base import Call
+from capkeep.host import hardening
+from capkeep.host.enroll_script import Enrolment
+from capkeep.host.enroll_sftp import key_line, script, units
+from capkeep.plan.compile import compile_plan
+from capkeep.plan.model import Access, Job, RoomKind, Wire
+from capkeep.rooms.pull.carrier import Packets
+from tests.unit.pulled import SERVER, Host, RootsOwn
+from tests.unit.test_enroll import HOSTILE
+from tests.unit.test_plan_pull import facts
+
+CONFIG = SERVER.replace("[targets.web1]\n", '[targets.web1]\nway = "sftp"\n')
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEUu+lVRxuM5N190YfYm7E1kv27Bhh0p/aapXxNRNF7j s@backup1"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr("capkeep.config.load.Owner", RootsOwn)
+    return Host(tmp_path.resolve())
+
+
+def test_who_sees_the_files_and_who_has_the_network_are_two(host: Host) -> None:
+    config = host.load(CONFIG)
+    plan = compile_plan(config, facts(config))
+    reader = plan.room("reader-hosts.web1-pulled.web1")
+    link = plan.room("link-hosts.web1-pulled.web1")
+    assert (reader.kind, link.kind) == (RoomKind.MOUNTER, RoomKind.LINK)
+    assert (reader.grant.network, link.grant.network) == (False, True)
+    assert reader.grant.capabilities == link.grant.capabilities == link.grant.held_first == ()
+    assert reader.grant.held_first == ("CAP_SETPCAP", "CAP_SYS_ADMIN")
+    assert [s.name for s in reader.secrets] == ["password"]
+    assert [s.name for s in link.secrets] == ["identity"]
+    assert reader.origin is not None
+    assert reader.wires == (Wire("vault-pulled.web1", Access.APPEND), Wire(link.name, Access.READ))
+    assert reader.grant.uid != link.grant.uid
+    assert not link.wires
+    assert next(t.user for t in config.targets if t.name == "web1") == "capkeep-sftp"
+    assert plan.room("reader-hosts.web2-pulled.web2").kind is RoomKind.PULLER
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("[jobs.hosts]\n", "[jobs.hosts]\none-file-system = true\n", "one filesystem"),
+    ('engine = "restic"\nlocation = "/srv/backups/{target}"\npassword = { file = "@/of-{target}" }',
+     'engine = "rdiff-backup"\nlocation = "/srv/backups/{target}"', "is a mirror"),
+])  # fmt: skip
+def test_what_such_a_target_cannot_have(host: Host, old: str, new: str, words: str) -> None:
+    assert old in CONFIG
+    with pytest.raises(MistakesError) as found:
+        host.load(CONFIG.replace(old, new))
+    assert any(words in mistake.problem for mistake in found.value.mistakes)
+
+
+def test_only_a_mounter_may_mount(host: Host) -> None:
+    config = host.load(CONFIG)
+    for room in compile_plan(config, facts(config)).rooms:
+        mounts = [line for line in hardening.mounting(room) if "@mount" in line]
+        assert bool(mounts) == (room.kind is RoomKind.MOUNTER)
+
+
+@pytest.mark.parametrize("engine, option", [
+    ("restic", "--ignore-inode"), ("borg", "--files-cache=mtime,size"),
+])  # fmt: skip
+def test_an_inode_says_nothing_of_a_change(engine: str, option: str) -> None:
+    call = Call(program="/e", repository="/r", cache_dir="/c", tmp_dir="/t", password="p")
+    own = Job(name="j", repositories=("r",), include=("/etc",))
+    for job in (own, own._replace(target="web1")):
+        argv = ENGINES[engine].backup(call, job).argv
+        assert (option in argv) == bool(job.target)
+
+
+def enrolment(*include: str) -> Enrolment:
+    return Enrolment("backup1", "backup1.example.org", "web1", "hosts", "restic", KEY, include)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_path_gets_out_of_the_script(hostile: str, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    text = script(enrolment("/" + hostile.format(touched)), dry_run=True)
+    text = text.replace('[ "$(id -u)" = 0 ]', ":")
+    said = subprocess.run(
+        ["/bin/sh"], input=text, text=True, capture_output=True, timeout=20, check=True
+    )
+    assert not touched.exists()
+    assert key_line(enrolment()) in said.stdout
+
+
+def test_the_unit_shows_what_the_job_names() -> None:
+    service = units(enrolment("/srv/a b", "/home"))["capkeep-sftp-backup1@.service"]
+    shown = [line for line in service.splitlines() if line.startswith("BindReadOnlyPaths=")]
+    assert "BindReadOnlyPaths=-/home" in shown
+    assert 'BindReadOnlyPaths=-"/srv/a b"' in shown
+    assert not any("shadow" in line or line.endswith("=/etc") for line in shown)
+    assert "RootDirectory=" not in units(enrolment("/"))["capkeep-sftp-backup1@.service"]
+
+
+@given(st.lists(st.binary(max_size=20)), st.integers(1, 7))
+def test_packets_are_counted_however_they_come(packets: list[bytes], size: int) -> None:
+    stream = b"".join(len(p).to_bytes(4, "big") + p for p in packets)
+    count = Packets()
+    for at in range(0, len(stream), size):
+        count.feed(stream[at : at + size])
+    assert count.count == len(packets)
