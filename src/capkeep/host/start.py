@@ -148,8 +148,7 @@ def _start_one(
     held = None if own_user else target  # without root nobody can be led to where he may not go
     brief = _brief_descriptor(_brief(plan, room, peer_uid, access, view))
     log = _log(plan, room)
-    # Where nothing like udev lets everybody open it, the room could not.
-    device = os.open(fuse.DEVICE, os.O_RDWR | os.O_CLOEXEC) if room.grant.mounts else -1
+    device = -1
 
     def prepare() -> None:
         if held:
@@ -162,6 +161,8 @@ def _start_one(
         limit(room.grant.limits, processes=plan.mode is Mode.SYSTEM)
 
     try:
+        if room.grant.mounts:  # where nothing like udev lets everybody open it, the room could not
+            device = os.open(fuse.DEVICE, os.O_RDWR | os.O_CLOEXEC)
         command = render(
             room, plan, plan.places.stage if view.staged else "", held.path if held else ""
         )

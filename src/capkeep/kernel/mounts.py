@@ -235,19 +235,20 @@ def _bind(source: str, root: int, target: str, attributes: int) -> None:
         os.close(tree)
 
 
-def show_file(source: str, target: str) -> None:
-    """Show a file read-only in the place of another. Raises OSError.
+def show_instead(source: str, target: str) -> None:
+    """Show a directory, read-only, with what is mounted in it, in the place of another. Raises OSError.
 
     For paths that nobody else can change, in a room whose filter knows no openat2(2).
     """
-    from_fd = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    from_fd = os.open(source, how)
     try:
-        tree = copy_tree(from_fd, source)
+        tree = copy_tree(from_fd, source, _AT_RECURSIVE)
     finally:
         os.close(from_fd)
     try:
         _set_attributes(tree, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, source)
-        to_fd = os.open(target, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        to_fd = os.open(target, how)
         try:
             attach(tree, to_fd, target)
         finally:

@@ -405,13 +405,13 @@ class EngineRoom:
         """Where the engine may write."""
         return self.brief.room.grant.write
 
-    def _confine(self) -> None:
-        """In the child that becomes the engine."""
+    def _confine(self, *, wired: bool = True) -> None:
+        """In the child that becomes the engine; one without a wire has nothing to write down either."""
         grant = self.brief.room.grant
         # A hook has what its configuration names, though more had to be bound for it.
         hook = self.brief.hook
         lent = filter(os.path.exists, hook.write if hook else grant.shared)
-        landlock.restrict((*self.writable(), *lent), network=grant.network)
+        landlock.restrict((*self.writable(), *lent) if wired else (), network=grant.network)
         # An engine that was explicitly given the network keeps sockets, and nothing else.
         profile = seccomp.Profile.VAULT if grant.network else self.profile
         sealed = hook and grant.capabilities
@@ -445,7 +445,7 @@ class EngineRoom:
         an `output` it writes there, and only what it says on its standard error is heard. A
         `source` is its standard input, `cwd` where it stands if not in the machine's "/", and
         `given` a descriptor that it finds as GIVEN_FD. A `lesser` one has no wire, nor has one that
-        is not `wired`.
+        is not `wired`, which writes nowhere either.
         """
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
@@ -459,7 +459,7 @@ class EngineRoom:
         keep |= {STAND_FD: STAND_FD} if wired and self.standing != ROOT else {}
 
         def confine() -> None:
-            self._confine_lesser(lesser) if lesser else self._confine()
+            self._confine_lesser(lesser) if lesser else self._confine(wired=wired)
 
         try:
             child = spawn(

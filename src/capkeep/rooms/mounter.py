@@ -19,6 +19,7 @@ from capkeep.kernel.ownership import keep
 from capkeep.plan.model import Brief
 from capkeep.rooms import reader
 from capkeep.rooms.base import DEVICE_FD, GIVEN_FD, STAND_FD, EngineRoom, serve
+from capkeep.rooms.calls import remove_tree
 from capkeep.rooms.engine import RunningEngine
 from capkeep.rooms.protocol import Message
 
@@ -27,6 +28,7 @@ ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 HELP_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 2.0  # for a link to say why it has ended
 NAMES: Final = ("passwd", "group")
+COPIED: Final = ("ld.so.cache", "localtime")  # of this host's /etc
 # restic keeps files by names that it makes of PWD, if that leads to where it stands, and takes the words
 # of PWD for the way (Go's os.Getwd, filepath.Clean): as words this is "/". The kernel goes by directories:
 # from the lowest of four that the mount covers, back to the highest, and from there into what is mounted
@@ -62,20 +64,16 @@ def _source(brief: Brief) -> str:
 
 
 def _make_mount(brief: Brief) -> Brief:
-    """Make the mount, show the target's names in place of this host's, and give up what that takes.
+    """Make the mount and an /etc with the target's names, and give up what that takes.
 
-    The names are not known yet: the files are filled when somebody answers. Raises StepError.
+    The names are not known yet: their files are filled when somebody answers. Raises StepError.
     """
     source, own = _source(brief), brief.room.grant.write[0]
     try:
         mounts.unshare_mounts()
         os.makedirs(f"{source}/{HIDDEN}", 0o700, exist_ok=True)
         _hold(f"{source}/{HIDDEN}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, STAND_FD)
-        for name in NAMES:
-            path = f"{own}/{name}"
-            with open(path, "wb"):
-                pass  # those of another run
-            mounts.show_file(path, f"/etc/{name}")
+        _make_etc(f"{own}/etc")
         device = _device()
         assert brief.target is not None, "a mounter has a target"
         fuse.mount_at(device, source, brief.target.name)
@@ -85,6 +83,31 @@ def _make_mount(brief: Brief) -> Brief:
         hint = "modprobe fuse; apt-get install sshfs"
         raise StepError(Failure.ENGINE, text, hint=hint) from error
     return brief._replace(source_root=source)
+
+
+def _make_etc(folder: str) -> None:
+    """Make an /etc of the room's own, in which users and groups are looked up in files alone.
+
+    This host's /etc/passwd cannot be covered: whoever changes it puts another file in its place, and
+    where the old one is still shown nothing can be mounted any more. Raises OSError.
+    """
+    remove_tree(folder)
+    os.mkdir(folder, 0o755)
+    os.mkdir(f"{folder}/alternatives", 0o755)
+    for name in NAMES:
+        _write(f"{folder}/{name}", b"")
+    _write(f"{folder}/nsswitch.conf", b"passwd: files\ngroup: files\n")
+    for name in COPIED:
+        with suppress(FileNotFoundError), open(f"/etc/{name}", "rb") as file:
+            _write(f"{folder}/{name}", file.read())
+    with suppress(FileNotFoundError):
+        mounts.show_instead("/etc/alternatives", f"{folder}/alternatives")
+    mounts.show_instead(folder, "/etc")
+
+
+def _write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
 
 
 def _device() -> int:
@@ -262,8 +285,7 @@ def _take_names(room: EngineRoom, mount: _Mount) -> None:
                 f"the target's {path} cannot be read ({error.strerror}): owners are kept as numbers"
             )
             room.tell({"event": "warning", "text": said})
-        with open(f"{grant.write[0]}/{name}", "wb") as file:  # the one that is shown in its place
-            file.write(text)
+        _write(f"{grant.write[0]}{path}", text)  # which is shown as /etc
 
 
 def _small(path: str) -> bytes:

@@ -58,6 +58,10 @@ class Packets:
                 self.count += 1
 
 
+def _unheard(_error: StoreError) -> None:
+    """Nobody listens before it has begun."""
+
+
 class Carrier:
     """One conversation."""
 
@@ -67,7 +71,7 @@ class Carrier:
         self._folder = brief.room.grant.write[0]
         self._ssh: Ssh | None = None
         self._sock: socket.socket | None = None
-        self._failed: Callable[[StoreError], None] = print
+        self._failed: Callable[[StoreError], None] = _unheard
         self._asked, self._answered = Packets(), Packets()
         self._heard_at = 0.0  # when it was last answered, or asked after that
         self._lock = threading.Lock()

@@ -34,7 +34,7 @@ _SAID: Final = (
     (re.compile(_SHUT, re.IGNORECASE), Failure.DENIED, _REFUSED, "capkeep enroll {0}"),
     (re.compile(_AWAY, re.IGNORECASE), Failure.UNREACHABLE, "{0} cannot be reached", ""),
     (re.compile(_STRANGE, re.IGNORECASE), Failure.REFUSED,
-     "{0} lets us in, and no capkeep answers there", "capkeep enroll {0}"),
+     "{0} lets us in, and no {1} answers there", "capkeep enroll {0}"),
 )  # fmt: skip
 
 
@@ -97,5 +97,7 @@ def explain(ssh: Ssh, target: Target, text: str, *, greeted: bool) -> StepError:
         for pattern, failure, sentence, hint in _SAID:
             if pattern.search(ssh.said()):
                 who = target.jump if f" {ON_THE_WAY} " in f" {ssh.said()} " else target.name
-                return StepError(failure, f"{sentence.format(who)} ({last})", hint=hint.format(who))
+                what = "capkeep" if target.way is Way.ENGINE else "sftp-server"
+                said = f"{sentence.format(who, what)} ({last})"
+                return StepError(failure, said, hint=hint.format(who))
     return StepError(Failure.UNREACHABLE, f"{target.name}: {text}" + (f" ({last})" if last else ""))
