@@ -84,13 +84,15 @@ def ids(grant: Grant, host: Host) -> Iterator[str]:
 
     `identity` (257) maps the first 65536 ids only: all others look like nobody's.
     """
+    if grant.mounts:
+        return  # the mount would know no more ids than the namespace that it is made in
     if grant.subordinate[1]:
         return  # it makes one itself, with ids that no directive can give
     if grant.callers and host.version < 258:
         return  # whoever has an id above 65535 would look like nobody to it
     # A capability counts for files of those ids alone that the namespace has.
-    anybodys = grant.view is View.HOST or bool(grant.capabilities) or grant.mounts
-    large = host.large_ids or ((grant.changes_owners or grant.mounts) and host.pulls)
+    anybodys = grant.view is View.HOST or bool(grant.capabilities)
+    large = host.large_ids or (grant.changes_owners and host.pulls)
     if host.version >= 258:
         yield "PrivateUsers=full"
     elif host.version >= 257 and not (anybodys and large):
