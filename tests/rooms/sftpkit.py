@@ -63,11 +63,9 @@ class Afar(NamedTuple):
         return self.server.base
 
     def serve(self, server: str = f"{SERVER} -R -e -d /") -> None:
-        """What the server's key may have on the target: its own names, and sftp-server."""
-        folder = shlex.quote(str(self.sshd.base))
-        binds = "; ".join(f"mount --bind {folder}/{name} /etc/{name}" for name in NAMES)
-        canary = "mount -t tmpfs none /etc/capkeep; echo seen >/etc/capkeep/canary"
-        script = f"{binds}; {canary}; {server}"
+        """What the server's key may have on the target, with an /etc of its own: sftp-server."""
+        etc = shlex.quote(f"{self.sshd.base}/etc")
+        script = f"mount --bind {etc} /etc; {server}"
         command = f"exec unshare --mount /bin/sh -c {shlex.quote(script)}"
         quoted = command.replace('"', '\\"')
         key = (self.sshd.base / "id.pub").read_text()
@@ -91,12 +89,14 @@ def compiled(home: House) -> Plan:
 @contextlib.contextmanager
 def afar(repository: str = "repo") -> Iterator[Afar]:
     """The server with its doors open, its repository made."""
-    with house() as server, place_for_canary():
+    with house() as server:
         base, tree = Path(server.base, "sshd"), Path(server.base, "far")
         base.mkdir()
         sshd = Sshd(base)
-        for name, text in NAMES.items():
-            (base / name).write_text(text)
+        (base / "etc/capkeep").mkdir(parents=True)
+        for name, text in {**NAMES, "capkeep/canary": "seen\n"}.items():
+            (base / "etc" / name).write_text(text)
+        (base / "etc/capkeep/canary").chmod(0)
         identity = Path(server.base, "etc/secrets/identity")
         identity.write_bytes((base / "id").read_bytes())
         identity.chmod(0o600)
@@ -116,19 +116,6 @@ def afar(repository: str = "repo") -> Iterator[Afar]:
             said = server.ask({"action": "init"})
             assert said[-1]["exit_code"] == 0, said
             yield made
-
-
-@contextlib.contextmanager
-def place_for_canary() -> Iterator[None]:
-    """A directory that each session of the target's has something else on."""
-    path = Path("/etc/capkeep")
-    made = not path.exists()
-    path.mkdir(exist_ok=True)
-    try:
-        yield
-    finally:
-        if made:
-            path.rmdir()
 
 
 def plant(tree: Path) -> None:
