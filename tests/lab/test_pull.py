@@ -190,3 +190,14 @@ def test_both_sides_pass_the_audit(hosts: Pair) -> None:
     for machine in (hosts.server, hosts.target):
         audit = machine.run("capkeep", "audit", seconds=120)
         assert audit.code == 0, audit
+
+
+def test_a_server_whose_systemd_opens_no_sockets_for_rooms() -> None:
+    """Debian 12's: each room connects to its vault by itself."""
+    one = (pulled.PULLS[0],)
+    with pulled.pair("bookworm", "trixie") as hosts:
+        pulled.set_up(hosts, one)
+        assert hosts.pull().code == 0
+        assert hosts.last("hosts.web1")["outcome"] == "complete"
+        audit = hosts.server.run("capkeep", "audit", seconds=120)
+        assert audit.code == 0, audit

@@ -315,6 +315,7 @@ def _places(folder: str, tmp: str = "") -> tuple[tuple[str, str], ...]:
         ("LOGNAME", "capkeep"),  # noted in archives; a user of a room may have no name
         ("PATH", "/usr/bin:/bin"),
         ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("PYTHONNOUSERSITE", "1"),  # code that a borg once taken over has left there runs no more
     )
 
 
