@@ -1,4 +1,4 @@
-"""Targets without capkeep: who has what, what their script does, and how answers are counted."""
+"""Targets without capkeep: who has what, what their script does, and how answers are waited for."""
 
 import subprocess
 from pathlib import Path
@@ -15,7 +15,8 @@ from capkeep.host.enroll_script import Enrolment
 from capkeep.host.enroll_sftp import key_line, script, units
 from capkeep.plan.compile import compile_plan
 from capkeep.plan.model import Access, Job, RoomKind, Wire
-from capkeep.rooms.pull.carrier import Packets
+from capkeep.rooms.protocol import ProtocolError
+from capkeep.rooms.pull.packets import Packets, Tally
 from tests.unit.pulled import SERVER, Host, RootsOwn
 from tests.unit.test_enroll import HOSTILE
 from tests.unit.test_plan_pull import facts
@@ -104,10 +105,61 @@ def test_the_unit_shows_what_the_job_names() -> None:
     assert "RootDirectory=" not in units(enrolment("/"))["capkeep-sftp-backup1@.service"]
 
 
+def packet(kind: int, number: int, body: bytes = b"") -> bytes:
+    said = bytes((kind,)) + number.to_bytes(4, "big") + body
+    return len(said).to_bytes(4, "big") + said
+
+
+INIT, VERSION = packet(1, 3), packet(2, 3, b"extensions")
+READ, DATA, STATUS = 5, 103, 101
+
+
 @given(st.lists(st.binary(max_size=20)), st.integers(1, 7))
-def test_packets_are_counted_however_they_come(packets: list[bytes], size: int) -> None:
-    stream = b"".join(len(p).to_bytes(4, "big") + p for p in packets)
-    count = Packets()
+def test_packets_are_found_however_they_come(bodies: list[bytes], size: int) -> None:
+    stream = b"".join(packet(DATA, n, body) for n, body in enumerate(bodies))
+    packets, begun, ended = Packets(), [], []
     for at in range(0, len(stream), size):
-        count.feed(stream[at : at + size])
-    assert count.count == len(packets)
+        fed = packets.feed(stream[at : at + size])
+        begun += fed.begun
+        ended += fed.ended
+    assert begun == ended == list(range(len(bodies)))
+
+
+@given(st.integers(0, len(VERSION)))
+def test_half_an_answer_is_none(size: int) -> None:
+    tally = Tally()
+    tally.ask(INIT, 10.0)
+    tally.answer(VERSION[:size], 11.0)
+    assert tally.silence(20.0) == (0.0 if size == len(VERSION) else 10.0)
+    assert tally.greeted == (size == len(VERSION))
+
+
+def test_an_answer_that_comes_in_drops_is_not_heard_with_each_of_them() -> None:
+    tally = Tally()
+    tally.ask(packet(READ, 7), 10.0)
+    answer = packet(DATA, 7, bytes(100))
+    for second, byte in enumerate(answer[:-1]):
+        tally.answer(bytes((byte,)), 10.0 + second)
+    assert tally.silence(200.0) == 190.0
+
+
+def test_of_two_requests_the_one_that_is_left_is_waited_for() -> None:
+    tally = Tally()
+    tally.ask(packet(READ, 7) + packet(READ, 8), 10.0)
+    tally.answer(packet(DATA, 8, b"found"), 20.0)
+    assert tally.silence(25.0) == 5.0
+    tally.pause(24.0)  # as what has come could not be passed on
+    assert tally.silence(25.0) == 1.0
+    tally.answer(packet(STATUS, 7), 26.0)
+    assert tally.silence(99.0) == 0.0
+
+
+@pytest.mark.parametrize("answer", [
+    packet(STATUS, 9), packet(STATUS, 7) * 2, VERSION, packet(STATUS, 9)[:9] + b"x",
+    (2).to_bytes(4, "big") + bytes(5),
+])  # fmt: skip
+def test_what_nobody_has_asked_is_no_answer(answer: bytes) -> None:
+    tally = Tally()
+    tally.ask(packet(READ, 7), 10.0)
+    with pytest.raises(ProtocolError):
+        tally.answer(answer, 11.0)

@@ -1,8 +1,8 @@
 """What a link serves: bytes between a mounter's sshfs and the sftp-server that ssh leads to.
 
-It looks at no more of them than how long each packet is: whoever has asked and is not answered in time
-is told that the connection is gone, as a frozen one would otherwise hold its reader for ever, in a system
-call that nothing but the end of sshfs ends. draft-ietf-secsh-filexfer-02: every request has one answer.
+It looks at no more of them than which request each packet is or answers (`packets.py`): whoever has asked
+and is not answered in time is told that the connection is gone, as a frozen one would otherwise hold its
+reader for ever, in a system call that nothing but the end of sshfs ends.
 """
 
 import os
@@ -17,7 +17,9 @@ from capkeep.errors import Failure
 from capkeep.kernel.pipes import enlarge
 from capkeep.plan.model import Brief, Target
 from capkeep.rooms.handover import Ends
+from capkeep.rooms.protocol import ProtocolError
 from capkeep.rooms.pull import link
+from capkeep.rooms.pull.packets import Tally
 from capkeep.rooms.service import PREFLIGHT_SECONDS, Action, Rates, Stored, StoreError
 
 TYPE_CHECKING = False
@@ -29,33 +31,6 @@ if TYPE_CHECKING:
 SILENCE_SECONDS: Final = 40.0  # ssh notices a dead connection in 15
 END_SECONDS: Final = 2.0
 CHUNK: Final = 1 << 18
-HEAD: Final = 4  # bytes of a packet's length
-
-
-class Packets:
-    """Counts packets in a stream that comes in parts."""
-
-    def __init__(self) -> None:
-        self.count = 0  # those that have begun
-        self._left = 0  # bytes of the one under way that are still to come
-        self._head = b""
-
-    def feed(self, data: bytes) -> None:
-        """The next part."""
-        at = 0
-        while at < len(data):
-            if self._left:
-                step = min(self._left, len(data) - at)
-                self._left -= step
-                at += step
-                continue
-            more = data[at : at + HEAD - len(self._head)]
-            self._head += more
-            at += len(more)
-            if len(self._head) == HEAD:
-                self._left = int.from_bytes(self._head, "big")
-                self._head = b""
-                self.count += 1
 
 
 def _unheard(_error: StoreError) -> None:
@@ -72,12 +47,10 @@ class Carrier:
         self._ssh: Ssh | None = None
         self._sock: socket.socket | None = None
         self._failed: Callable[[StoreError], None] = _unheard
-        self._asked, self._answered = Packets(), Packets()
-        self._heard_at = 0.0  # when it was last answered, or asked after that
+        self._tally = Tally()
         self._lock = threading.Lock()
         self._over, self._told = os.pipe()
         self._talking = self._stopped = self._key_forgotten = False
-        self._bytes = 0
 
     def patience(self) -> float:
         """Nothing is looked at beforehand."""
@@ -107,28 +80,29 @@ class Carrier:
             threading.Thread(target=work, args=(fd, self._sock), daemon=True).start()
 
     def _ask(self, incoming: int, sock: socket.socket) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ProtocolError):
             while data := os.read(incoming, CHUNK):
                 with self._lock:
-                    if self._asked.count <= self._answered.count:
-                        self._heard_at = time.monotonic()
-                    self._asked.feed(data)
+                    self._tally.ask(data, time.monotonic())
                 sock.sendall(data)
         os.close(incoming)
         with suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
     def _answer(self, outgoing: int, sock: socket.socket) -> None:
-        with suppress(OSError):
+        try:
             while data := sock.recv(CHUNK):
                 with self._lock:
-                    self._heard_at = time.monotonic()
-                    self._answered.feed(data)
-                    self._bytes += len(data)
+                    self._tally.answer(data, time.monotonic())
                 view = memoryview(data)
                 while view:
                     view = view[os.write(outgoing, view) :]
-                self._heard_at = time.monotonic()  # it was sshfs that let it wait
+                with self._lock:
+                    self._tally.pause(time.monotonic())
+        except ProtocolError as error:  # before sshfs hears a word of it
+            self._cut(f"{self._target.name} does not speak as an sftp-server does: {error}")
+        except OSError:
+            pass
         os.write(self._told, b"\n")  # first: whoever sees the end asks why
         os.close(outgoing)
 
@@ -140,23 +114,25 @@ class Carrier:
     def tick(self) -> None:
         """Whether an answer is overdue; once it has answered nobody needs the key any more."""
         with self._lock:
-            waiting = self._asked.count > self._answered.count
-            silent = time.monotonic() - self._heard_at
-            answered = self._answered.count > 0
+            silent = self._tally.silence(time.monotonic())
+            answered = self._tally.greeted
         if answered and not self._key_forgotten and self._ssh:
             self._key_forgotten = True
             self._ssh.forget_key()
-        if waiting and silent > SILENCE_SECONDS and not self._stopped:
-            text = f"{self._target.name} does not answer any more ({silent:.0f} s)"
-            self._failed(StoreError(Failure.UNREACHABLE, text))
-            self.stop()
+        if silent > SILENCE_SECONDS and not self._stopped:
+            self._cut(f"{self._target.name} does not answer any more ({silent:.0f} s)")
+
+    def _cut(self, reason: str) -> None:
+        """Say why, and end it."""
+        self._failed(StoreError(Failure.UNREACHABLE, reason))
+        self.stop()
 
     def _ended(self) -> None:
         os.read(self._over, 1)
         if self._stopped or self._ssh is None:
             return
         error = link.explain(
-            self._ssh, self._target, "the connection was closed", greeted=self._answered.count > 0
+            self._ssh, self._target, "the connection was closed", greeted=self._tally.greeted
         )
         self._failed(StoreError(error.failure, str(error)))
 
