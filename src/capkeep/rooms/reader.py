@@ -25,6 +25,7 @@ from capkeep.kernel.facts import OVERFLOW_ID
 from capkeep.plan.model import Job, Mode, job_tag, stream_path, stream_tag
 from capkeep.rooms.base import EngineRoom, option, serve
 from capkeep.rooms.calls import Caller
+from capkeep.rooms.plain import opened
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, is_file_name
 from capkeep.values import is_at_or_below
@@ -351,7 +352,7 @@ def _entries(paths: tuple[str, ...], hidden: set[str]) -> Iterator[tuple[str, os
 def _read_canary(room: EngineRoom, name: str) -> None:
     """Read the root-only file in this very sandbox: then the capability works, whatever it says."""
     try:
-        with open(room.seen(name), "rb") as file:
+        with opened(room.seen(name)) as file:
             if file.read(1):
                 return
         problem = "is empty"
