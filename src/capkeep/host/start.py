@@ -27,11 +27,11 @@ from capkeep.plan.model import (
     View,
     outline,
 )
-from capkeep.rooms.base import DEVICE_FD
 
 STDERR, BRIEF, WIRE = 2, 3, 4  # the descriptors a room's program finds beside its caller
 TARGET = 5  # closed before the room's program starts
 ORIGIN = 6  # a copier's or mounter's second wire
+DEVICE = 7  # a mounter's /dev/fuse
 
 
 class Started(NamedTuple):
@@ -170,7 +170,7 @@ def _start_one(
         keep |= {WIRE: wire.fileno()} if wire else {}
         keep |= {ORIGIN: origin.fileno()} if origin else {}
         keep |= {TARGET: held.fd} if held else {}
-        keep |= {DEVICE_FD: device} if device >= 0 else {}
+        keep |= {DEVICE: device} if device >= 0 else {}
         fd = caller.fileno()
         return spawn(
             command.argv, env=dict(command.env), stdin=fd, stdout=fd, stderr=log, keep=keep,

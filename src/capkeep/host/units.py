@@ -39,6 +39,7 @@ SOURCE_ROOT: Final = "/run/room/src"  # in a reader's room: the machine's files
 WIRE: Final = "/run/room/wire"  # in a room with an engine: its vault's socket
 ORIGIN: Final = "/run/room/origin"  # in a copier: that of the vault that it copies from
 VAULT_CALLERS: Final = 16
+SLACK_SECONDS: Final = 3600  # more than a room needs beside its job's time
 # Whom another kind of room shares a vault's socket with, where rooms connect by themselves.
 BESIDES: Final = (RoomKind.PROVER, RoomKind.GIVER)
 
@@ -165,8 +166,15 @@ def _service(plan: Plan, room: Room, name: str, host: Host) -> Unit:
             else _tools_view(plan, room, host)
         ),
         *hardening.limits(grant),
+        *_longest(plan, room),
     ]
     return Unit(f"{name}@.service", unit_text.text(lines))
+
+
+def _longest(plan: Plan, room: Room) -> Iterator[str]:
+    """When even a room is ended that waits in the kernel for another host, and nothing else has ended it."""
+    if room.kind in (RoomKind.MOUNTER, RoomKind.LINK):
+        yield f"RuntimeMaxSec={plan.job(room.job).timeout_seconds + SLACK_SECONDS}"
 
 
 def _network(room: Room, host: Host) -> Iterator[str]:

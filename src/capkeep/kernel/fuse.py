@@ -13,13 +13,13 @@ from typing import Final
 
 from capkeep.kernel import libc
 from capkeep.kernel.mounts import Mount, attach, copy_tree, read_mounts, unshare_mounts
+from capkeep.kernel.mounts import make as make_mount
 
 DEVICE: Final = "/dev/fuse"
 DEVICE_NUMBER: Final = os.makedev(10, 229)  # Documentation/admin-guide/devices.txt
 KIND: Final = "fuse.capkeep"
 
-_FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 430, 431, 432, 437
-_CLOEXEC, _SET_FLAG, _SET_STRING, _CREATE = 1, 0, 1, 6
+_OPENAT2 = 437
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOSYMFOLLOW = 1, 2, 4, 8, 0x200000
 _CLOSED: Final = _RDONLY | _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW
 _RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x04, 0x08
@@ -63,24 +63,11 @@ def mount_at(device: int, folder: str, source: str) -> None:
 def _root(
     device: int, source: str = "capkeep", flags: tuple[str, ...] = ("ro", "default_permissions")
 ) -> int:
-    context = libc.syscall(DEVICE, _FSOPEN, b"fuse", _CLOEXEC)
-    try:
-        options = {
-            "source": source, "subtype": "capkeep", "fd": str(device), "rootmode": "40000",
-            "user_id": str(os.geteuid()), "group_id": str(os.getegid()),
-        }  # fmt: skip
-        for name, value in options.items():
-            _configure(context, _SET_STRING, name.encode(), value.encode())
-        for name in flags:
-            _configure(context, _SET_FLAG, name.encode(), None)
-        _configure(context, _CREATE, None, None)
-        return libc.syscall(DEVICE, _FSMOUNT, context, _CLOEXEC, _CLOSED)
-    finally:
-        os.close(context)
-
-
-def _configure(context: int, what: int, name: bytes | None, value: bytes | None) -> None:
-    libc.syscall(DEVICE, _FSCONFIG, context, what, name, value, 0)
+    options = {
+        "source": source, "subtype": "capkeep", "fd": str(device), "rootmode": "40000",
+        "user_id": str(os.geteuid()), "group_id": str(os.getegid()),
+    }  # fmt: skip
+    return make_mount(DEVICE, "fuse", options, flags, _CLOSED)
 
 
 def is_shown_at(folder: int) -> bool:

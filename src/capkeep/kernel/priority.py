@@ -1,4 +1,4 @@
-"""How much a process steps back for others: nice(2), ioprio_set(2), sched_setaffinity(2).
+"""How much a process steps back for others: nice(2), ioprio_set(2), sched_setaffinity(2), setrlimit(2).
 
 Inherited by all that it starts. Never comes before where we are ourselves.
 """
@@ -51,3 +51,12 @@ def step_back(wanted: Wanted) -> None:
         usable = sorted(os.sched_getaffinity(0))
         if count < len(usable):
             os.sched_setaffinity(0, usable[-count:])
+
+
+def limit_memory(most: int) -> None:
+    """Have no more data than so many bytes, or than was allowed before (RLIMIT_DATA). Raises OSError."""
+    import resource  # of few rooms alone
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))

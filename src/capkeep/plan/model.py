@@ -170,9 +170,7 @@ class Wire(NamedTuple):
 class Origin(NamedTuple):
     """Where a room has what it keeps from, if not from files that it sees."""
 
-    repository: (
-        str  # that a copier copies from; "" for a mounter, whose link leads to its job's target
-    )
+    repository: str  # that a copier copies from; "" for a mounter, whose wire leads to its target
     wire: Wire
 
 

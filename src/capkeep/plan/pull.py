@@ -98,7 +98,10 @@ def mounter(room: Room) -> Room:
 
     `room` is what whoever brings a job's files has.
     """
-    grant = room.grant._replace(mounts=True)
+    limits = room.grant.limits
+    # Its sshfs and its engine hold what the target says there is.
+    most = limits.all_memory_bytes or limits.memory_bytes
+    grant = room.grant._replace(mounts=True, limits=limits._replace(all_memory_bytes=most))
     link = Origin("", Wire(link_name(room), Access.READ))
     return room._replace(grant=grant, origin=link)
 

@@ -17,6 +17,7 @@ from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.facts import Facts, read_facts
 from capkeep.kernel.pipes import enlarge
+from capkeep.kernel.priority import limit_memory
 from capkeep.kernel.process import Child, hide_memory, interpreter, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import Brief
@@ -35,10 +36,6 @@ LISTEN_FDS_START: Final = 3
 HANDOVER_FD: Final = 3  # in an engine, and in the relay that it starts
 FACTS_FD: Final = 4  # where a child tells its facts before it becomes the engine
 GIVEN_FD: Final = 5  # what an engine is given to read, such as another password
-STAND_FD: Final = (
-    8  # in a mounter and its engines: a way back to where they stand (rooms/mounter.py)
-)
-DEVICE_FD: Final = 7  # in a mounter that a parent of our own has started: /dev/fuse
 REQUEST_SECONDS: Final = 30
 VAULT_START_SECONDS: Final = 60
 VAULT_END_SECONDS: Final = 120
@@ -116,6 +113,7 @@ class EngineRoom:
         self._vault_gone = False
         self._awaited = False
         self.standing = ROOT  # where engines stand, by a name that they take for the machine's "/"
+        self.standing_fds: tuple[int, ...] = ()  # by which that name leads there
         self.steady: Callable[[], None] = _nothing_lost
         self.aside: dict[int, Callable[[], None]] = {}  # who else is heard while an engine runs
 
@@ -437,16 +435,18 @@ class EngineRoom:
         source: int = -1,
         cwd: str = "",
         lesser: Lesser | None = None,
-        wired: bool = True,
+        aide_bytes: int = 0,
     ) -> Iterator[RunningEngine]:
         """A confined, proven, running engine; killed on the way out if it still runs.
 
         Every engine is proven; `tell` says whether the caller hears of it when all is well. With
         an `output` it writes there, and only what it says on its standard error is heard. A
         `source` is its standard input, `cwd` where it stands if not in the machine's "/", and
-        `given` a descriptor that it finds as GIVEN_FD. A `lesser` one has no wire, nor has one that
-        is not `wired`, which writes nowhere either.
+        `given` a descriptor that it finds as GIVEN_FD. A `lesser` one has no wire, nor has one with
+        `aide_bytes`, which helps the others: it has no more memory than that, writes nowhere, and
+        does not wait until what it says is heard.
         """
+        wired = not aide_bytes
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         enlarge(out_read)
@@ -456,9 +456,13 @@ class EngineRoom:
         wires = {HANDOVER_FD: self._handover, ORIGIN_FD: self._origin_handover}
         keep |= {fd: end.fileno() for fd, end in wires.items() if end and wired and not lesser}
         keep |= {GIVEN_FD: given} if given >= 0 else {}
-        keep |= {STAND_FD: STAND_FD} if wired and self.standing != ROOT else {}
+        keep |= {fd: fd for fd in self.standing_fds} if wired else {}
+        if aide_bytes:
+            os.set_blocking(err_write, False)
 
         def confine() -> None:
+            if aide_bytes:
+                limit_memory(aide_bytes)
             self._confine_lesser(lesser) if lesser else self._confine(wired=wired)
 
         try:

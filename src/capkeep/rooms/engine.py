@@ -40,6 +40,10 @@ class RunningEngine:
         for fd in (child.fileno(), *others):
             self._aside.register(fd, select.POLLIN)
 
+    def fileno(self) -> int:
+        """Readable once its process has ended: a pidfd."""
+        return self._child.fileno()
+
     def open_fds(self) -> tuple[int, ...]:
         """Where it still prints to; for whoever listens to several engines at a time."""
         return tuple(self._open)

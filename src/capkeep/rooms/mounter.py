@@ -3,9 +3,12 @@
 It is started with the right to mount, makes one empty mount that nobody else sees and nobody answers
 for yet, and gives that right up for good; only then does it meet anything that comes from the target.
 It has no network: sshfs speaks with the target's sftp-server through the link, a room that sees no file
-and knows no password. With the room its namespace ends, and the mount with that.
+and knows no password. With the room its namespace ends, and the mount with that. While it waits for the
+target in a system call a guard hears its caller, and ends sshfs, which ends that call.
 """
 
+import errno
+import math
 import os
 import stat
 import time
@@ -18,16 +21,22 @@ from capkeep.kernel import fuse, mounts, seccomp
 from capkeep.kernel.ownership import keep
 from capkeep.plan.model import Brief
 from capkeep.rooms import reader
-from capkeep.rooms.base import DEVICE_FD, GIVEN_FD, STAND_FD, EngineRoom, serve
-from capkeep.rooms.calls import remove_tree
+from capkeep.rooms.base import GIVEN_FD, EngineRoom, serve
 from capkeep.rooms.engine import RunningEngine
+from capkeep.rooms.guard import guarded
+from capkeep.rooms.plain import opened
 from capkeep.rooms.protocol import Message
 
 SSHFS: Final = "/usr/bin/sshfs"
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 HELP_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 2.0  # for a link to say why it has ended
-NAMES: Final = ("passwd", "group")
+SSHFS_BYTES: Final = 1 << 30  # of memory: it has a whole directory there before anybody sees a name
+PROBE_SECONDS: Final = 300.0
+SLACK_SECONDS: Final = 600.0  # for all that is done before and after an engine
+DEVICE_FD: Final = 7  # /dev/fuse
+STAND_FD: Final = 8  # here and in engines: a way back to where they stand
+NAMES: Final = {"passwd": 9, "group": 10}  # files of the room's /etc, open for writing
 COPIED: Final = ("ld.so.cache", "localtime")  # of this host's /etc
 # restic keeps files by names that it makes of PWD, if that leads to where it stands, and takes the words
 # of PWD for the way (Go's os.Getwd, filepath.Clean): as words this is "/". The kernel goes by directories:
@@ -36,6 +45,7 @@ COPIED: Final = ("ld.so.cache", "localtime")  # of this host's /etc
 HIDDEN: Final = "1/2/3/4"
 STANDING: Final = f"/proc/self/fd/{STAND_FD}/../../../.."
 NAMES_LIMIT: Final = 16 << 20  # bytes
+OWN_BYTES: Final = 48 << 20  # for both, and the copies
 SAID_LINES: Final = 5
 # What an engine or a canary tells where nobody answers for the mount any more.
 MAY_FOLLOW: Final = (Failure.ENGINE, Failure.INTERRUPTED, Failure.WEAKENED)
@@ -53,14 +63,19 @@ def main() -> int:
     actions = {
         "backup": _through(reader.backup, kept=True),
         "sums": _through(reader.sums),
-        "probe": _through(reader.look_around),
+        "probe": _through(reader.look_around, most=PROBE_SECONDS),
     }
     return serve(actions, seccomp.Profile.READ, _make_mount)
 
 
+def _place(brief: Brief) -> str:
+    """A directory of this room's memory, new with every visit, that nobody in here can change."""
+    return f"{brief.room.grant.write[0]}/source"
+
+
 def _source(brief: Brief) -> str:
     """Where the target's "/" is seen."""
-    return f"{brief.room.grant.write[0]}/source"
+    return f"{_place(brief)}/files"
 
 
 def _make_mount(brief: Brief) -> Brief:
@@ -68,13 +83,16 @@ def _make_mount(brief: Brief) -> Brief:
 
     The names are not known yet: their files are filled when somebody answers. Raises StepError.
     """
-    source, own = _source(brief), brief.room.grant.write[0]
+    place, source = _place(brief), _source(brief)
     try:
         mounts.unshare_mounts()
-        os.makedirs(f"{source}/{HIDDEN}", 0o700, exist_ok=True)
+        _make_room(place)
+        mounts.show_memory(place, OWN_BYTES)
+        os.makedirs(f"{source}/{HIDDEN}", 0o700)
         _hold(f"{source}/{HIDDEN}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, STAND_FD)
-        _make_etc(f"{own}/etc")
         device = _device()
+        _make_etc(place)
+        mounts.close_directory(place)
         assert brief.target is not None, "a mounter has a target"
         fuse.mount_at(device, source, brief.target.name)
         keep(())
@@ -85,13 +103,25 @@ def _make_mount(brief: Brief) -> Brief:
     return brief._replace(source_root=source)
 
 
-def _make_etc(folder: str) -> None:
+def _make_room(place: str) -> None:
+    """A directory there, whatever an engine of another visit has left in its place. Raises OSError.
+
+    One that is there is left alone: another visit may have its mounts on it.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.lstat(place).st_mode):
+            os.unlink(place)
+    with suppress(FileExistsError):
+        os.mkdir(place, 0o700)
+
+
+def _make_etc(place: str) -> None:
     """Make an /etc of the room's own, in which users and groups are looked up in files alone.
 
     This host's /etc/passwd cannot be covered: whoever changes it puts another file in its place, and
     where the old one is still shown nothing can be mounted any more. Raises OSError.
     """
-    remove_tree(folder)
+    folder = f"{place}/etc"
     os.mkdir(folder, 0o755)
     os.mkdir(f"{folder}/alternatives", 0o755)
     for name in NAMES:
@@ -100,6 +130,13 @@ def _make_etc(folder: str) -> None:
     for name in COPIED:
         with suppress(FileNotFoundError), open(f"/etc/{name}", "rb") as file:
             _write(f"{folder}/{name}", file.read())
+    # Through a mount that has no name: those that have one are closed while these are still open.
+    through = mounts.another(folder)
+    try:
+        for name, number in NAMES.items():
+            _hold(name, os.O_WRONLY | os.O_NOFOLLOW, number, through)
+    finally:
+        os.close(through)
     with suppress(FileNotFoundError):
         mounts.show_instead("/etc/alternatives", f"{folder}/alternatives")
     mounts.show_instead(folder, "/etc")
@@ -120,19 +157,24 @@ def _device() -> int:
     return DEVICE_FD
 
 
-def _hold(path: str, flags: int, number: int) -> None:
-    """Open it as that descriptor. Raises OSError."""
-    fd = os.open(path, flags | os.O_CLOEXEC)
+def _hold(path: str, flags: int, number: int, folder: int | None = None) -> None:
+    """Open it, from that directory on, as that descriptor. Raises OSError."""
+    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=folder)
     if fd != number:
         os.dup2(fd, number, inheritable=False)
         os.close(fd)
 
 
-def _through(action: Action, *, kept: bool = False) -> Action:
-    """An action on the target's files. What the link says of its end is told before what came of that."""
+def _through(action: Action, *, kept: bool = False, most: float = math.inf) -> Action:
+    """An action on the target's files, which takes at `most` so many seconds, and no more than its job.
+
+    What the link says of its end is told before what came of that.
+    """
 
     def run(room: EngineRoom, request: Message) -> Message:
-        with _answered(room) as mount:
+        job = room.brief.job
+        assert job is not None, "a mounter has a job"
+        with _answered(room, min(most, job.timeout_seconds + SLACK_SECONDS)) as mount:
             if kept:
                 room.tell({"event": "warning", "text": UNCARRIED})
             try:
@@ -151,17 +193,24 @@ def _through(action: Action, *, kept: bool = False) -> Action:
 class _Mount:
     """The mount with sshfs behind it, and the link behind that."""
 
-    def __init__(self, room: EngineRoom, process: RunningEngine) -> None:
-        self._room, self._process = room, process
+    def __init__(self, room: EngineRoom, process: RunningEngine, until: float) -> None:
+        """`until` this moment of the steady clock a guard lets it be."""
+        self._room, self._process, self._until = room, process, until
         self._said: list[str] = []
-        room.steady, room.standing = self.check, STANDING
+        room.steady, room.standing, room.standing_fds = self.check, STANDING, (STAND_FD,)
         for fd in process.open_fds():
             room.aside[fd] = lambda fd=fd: self._hear(fd)  # type: ignore[misc]
 
     def check(self) -> None:
-        """Whether all that was read has come from the target. Raises StepError."""
+        """Whether all that was read has come from the target. Raises StepError.
+
+        It is asked for a name that nobody has asked for before, which no cache can answer, whatever the
+        server is. A connection that is lost is never made again, so one that answers now always has.
+        """
         try:
-            os.statvfs(_source(self._room.brief))  # is never answered out of a cache
+            os.lstat(f"{_source(self._room.brief)}/.capkeep-{os.urandom(8).hex()}")
+        except (FileNotFoundError, PermissionError):
+            pass
         except OSError as error:
             self._raise_lost(error.strerror or "")
         self._hear_link(0.0)
@@ -170,6 +219,8 @@ class _Mount:
 
     def _raise_lost(self, reason: str) -> None:
         """Say what the link says, if it does; else what sshfs says."""
+        if time.monotonic() >= self._until:
+            raise StepError(Failure.TIMEOUT, "the step took longer than its time limit")
         self._hear_link(SETTLE_SECONDS)
         for fd in self._process.open_fds():
             self._hear(fd)
@@ -207,8 +258,8 @@ class _Mount:
 
 
 @contextmanager
-def _answered(room: EngineRoom) -> Iterator[_Mount]:
-    """Have sshfs answer for the mount, until it is not needed any more. Raises StepError."""
+def _answered(room: EngineRoom, seconds: float) -> Iterator[_Mount]:
+    """Have sshfs answer for the mount, until it is not needed any more, or so long. Raises StepError."""
     if not os.path.exists(SSHFS):
         raise StepError(Failure.ENGINE, "sshfs is not installed", hint="apt-get install sshfs")
     room.await_vault()
@@ -220,15 +271,16 @@ def _answered(room: EngineRoom) -> Iterator[_Mount]:
         close((theirs_in, theirs_out))
         with room.engine(
             argv, ENVIRONMENT, tell=False, source=ours_in, output=ours_out, given=DEVICE_FD,
-            cwd="/", wired=False,
+            cwd="/", aide_bytes=SSHFS_BYTES,
         ) as process:  # fmt: skip
             close((ours_in, ours_out, DEVICE_FD))  # so that its end is the mount's
-            mount = _Mount(room, process)
-            try:
-                _take_names(room, mount)
-                yield mount
-            finally:
-                room.aside = {}
+            mount = _Mount(room, process, time.monotonic() + seconds)
+            with guarded(process.fileno(), room.caller.fileno(), seconds):
+                try:
+                    _take_names(room, mount)
+                    yield mount
+                finally:
+                    room.aside = {}
 
 
 @contextmanager
@@ -255,7 +307,9 @@ def _help(room: EngineRoom) -> bytes:
         if len(said) < 1 << 16:
             said.extend(line + b"\n")
 
-    with room.engine([SSHFS, "--help"], ENVIRONMENT, tell=False, cwd="/", wired=False) as process:
+    with room.engine(
+        [SSHFS, "--help"], ENVIRONMENT, tell=False, cwd="/", aide_bytes=SSHFS_BYTES
+    ) as process:
         process.run(take, on_tick=room.alive, deadline=time.monotonic() + HELP_SECONDS)
     return bytes(said)
 
@@ -273,11 +327,13 @@ def _options(said: bytes) -> tuple[str, ...]:
 
 def _take_names(room: EngineRoom, mount: _Mount) -> None:
     """Let users and groups be named as on the target; a warning where it does not tell their names."""
-    grant = room.brief.room.grant
-    for name in NAMES:
+    for name, number in NAMES.items():
         path = f"/etc/{name}"
         try:
-            text = _small(room.seen(path))
+            with opened(room.seen(path)) as file:
+                text = file.read(NAMES_LIMIT + 1)
+            if len(text) > NAMES_LIMIT:
+                raise OSError(errno.EFBIG, "too large")
         except OSError as error:
             mount.check()
             text = b""
@@ -285,16 +341,5 @@ def _take_names(room: EngineRoom, mount: _Mount) -> None:
                 f"the target's {path} cannot be read ({error.strerror}): owners are kept as numbers"
             )
             room.tell({"event": "warning", "text": said})
-        _write(f"{grant.write[0]}{path}", text)  # which is shown as /etc
-
-
-def _small(path: str) -> bytes:
-    """A plain file that is not large. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(22, "no plain file")
-        text = file.read(NAMES_LIMIT + 1)
-    if len(text) > NAMES_LIMIT:
-        raise OSError(27, "too large")
-    return text
+        with open(number, "wb") as file:
+            file.write(text)
