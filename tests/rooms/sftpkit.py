@@ -3,7 +3,9 @@
 import contextlib
 import os
 import pwd
+import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +13,12 @@ from typing import NamedTuple
 from capkeep.config.load import load
 from capkeep.host import lent
 from capkeep.plan.compile import HostFacts, compile_plan
-from capkeep.plan.model import Mode, Plan, RoomKind
+from capkeep.plan.model import Mode, Plan, Room, RoomKind
 from tests.rooms.house import GROUP, INTERPRETER, SUBORDINATE, UIDS, House, house
 from tests.rooms.test_vault_engines import Sshd, running
 
 LINK = pwd.getpwnam("uucp")  # ssh wants its user to have a name; no other test has this one
+LIAR = Path(__file__).with_name("lying_sftp.py")
 SERVER = "/usr/lib/openssh/sftp-server"
 OWNER, GROUP_THERE = 70_000, 4_294_967_000
 NAMES = {
@@ -61,6 +64,30 @@ class Afar(NamedTuple):
     @property
     def base(self) -> str:
         return self.server.base
+
+    @property
+    def reader(self) -> Room:
+        """The room that reads the target's files."""
+        return next(r for r in self.server.plan.rooms if r.kind is RoomKind.MOUNTER)
+
+    @contextlib.contextmanager
+    def having(self, module: str, **values: float) -> Iterator[None]:
+        """Other constants in the package under test."""
+        path = Path(self.server.package, f"capkeep/{module}.py")
+        before = text = path.read_text()
+        for name, value in values.items():
+            text, count = re.subn(rf"(?m)^({name}: Final) = \S+", rf"\1 = {value}", text)
+            assert count == 1, name
+        path.write_text(text)
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+    def lie(self, how: str) -> None:
+        """Serve as `lying_sftp.py` says."""
+        words = [sys.executable, str(LIAR), how, SERVER, "-R", "-e", "-d", "/"]
+        self.serve(f"exec {shlex.join(words)}")
 
     def serve(self, server: str = f"{SERVER} -R -e -d /") -> None:
         """What the server's key may have on the target, with an /etc of its own: sftp-server."""

@@ -3,8 +3,8 @@
 import contextlib
 import json
 import os
-import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +67,8 @@ def of(uid: int, far: Afar) -> set[int]:
             lines = (entry / "status").read_text().splitlines()
             ids = next(line.split()[1] for line in lines if line.startswith("Uid:"))
             words = (entry / "cmdline").read_bytes().decode(errors="replace")
-            own = uid != LINK.pw_uid or far.base in words or far.base in os.readlink(entry / "cwd")
+            alone = uid == UIDS[RoomKind.MOUNTER]  # no other test has it
+            own = alone or far.base in words or far.base in os.readlink(entry / "cwd")
             if int(ids) == uid and own and "State:\tZ (zombie)" not in lines:
                 found.add(int(entry.name))
     return found
@@ -115,43 +116,137 @@ def test_a_connection_that_is_lost_makes_no_snapshot_that_counts(
     far: Afar, server: str, words: str
 ) -> None:
     (far.tree / "large").write_bytes(os.urandom(8 << 20))
-    patience(far, 3 if server == FROZEN else 40)
     far.serve(server)
-    made = backup(far)
+    with far.having("rooms/pull/carrier", SILENCE_SECONDS=3.0 if server == FROZEN else 40.0):
+        made = backup(far)
     assert (made["outcome"], made["failure"]) == ("failed", "unreachable"), made["text"]
     assert words in str(made["text"])
     assert not mounted(far)
-    patience(far, 40)
 
 
-def patience(far: Afar, seconds: int) -> None:
-    """How long its link waits."""
-    path = Path(far.server.package, "capkeep/rooms/pull/carrier.py")
-    text = re.sub(r"(SILENCE_SECONDS: Final) = .*", rf"\1 = {seconds}.0", path.read_text())
-    path.write_text(text)
+@pytest.mark.parametrize("lie, words", [
+    ("half", "does not answer"), ("unasked", "what nobody has asked"),
+    ("endless", "cannot be seen any more"), ("cut-at-the-end", "closed"),
+])  # fmt: skip
+def test_a_target_that_lies_is_found_out_and_holds_nobody(far: Afar, lie: str, words: str) -> None:
+    far.lie(lie)
+    with (
+        far.having("rooms/pull/carrier", SILENCE_SECONDS=3.0 if lie == "half" else 40.0),
+        far.having("rooms/mounter", SSHFS_BYTES=128 << 20),
+    ):
+        made = backup(far)
+    assert (made["outcome"], made["failure"]) == ("failed", "unreachable"), made
+    assert words in str(made["text"])
+    wait_for(lambda: nothing_left(far))
 
 
-@pytest.mark.parametrize("whom", ["reader", "sshfs", "link"])
+def test_a_target_that_keeps_its_reader_in_the_kernel_has_so_long_and_no_longer(far: Afar) -> None:
+    far.lie("endless-slow")
+    with far.having("rooms/mounter", SLACK_SECONDS=-86_395):
+        made = backup(far)
+    assert (made["outcome"], made["failure"]) == ("failed", "timeout"), made
+    wait_for(lambda: nothing_left(far))
+
+
+def test_a_canary_that_is_no_file_is_not_waited_for(far: Afar) -> None:
+    far.serve()
+    canary = far.sshd.base / "etc/capkeep/canary"
+    canary.unlink()
+    os.mkfifo(canary)
+    try:
+        made = backup(far)
+    finally:
+        canary.unlink()
+        canary.write_text("seen\n")
+        canary.chmod(0)
+    assert (made["outcome"], made["failure"]) == ("failed", "weakened"), made
+    assert "no plain file" in str(made["text"])
+
+
+@pytest.mark.parametrize("whom", ["reader", "reader alone", "sshfs", "link", "runner", "caller"])
 def test_nothing_is_left_whoever_is_killed(far: Afar, whom: str) -> None:
     far.serve(FROZEN)
     (far.tree / "large").write_bytes(os.urandom(8 << 20))
-    mounter, link = UIDS[RoomKind.MOUNTER], LINK.pw_uid
+    mounter = UIDS[RoomKind.MOUNTER]
     with contextlib.closing(far.server.connect()) as asking:
         asking.sendall(b'{"action":"run","jobs":["job"]}\n')
         wait_for(lambda: any("restic" in name_of(p) for p in of(mounter, far)))
         assert mounted(far)
-        if whom == "sshfs":
-            victims = [p for p in of(mounter, far) if name_of(p) == "sshfs"]
-        else:
-            owned = of(mounter if whom == "reader" else link, far)
-            victims = [p for p in owned if name_of(p).startswith("python")]
-        assert victims
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: not mounted(far) and not of(mounter, far) and not of(link, far), 60)
+        end(far, whom, asking)
+        wait_for(lambda: nothing_left(far), 60)
+
+
+@pytest.mark.parametrize("whom", ["sshfs", "link", "runner", "caller"])
+def test_nothing_is_left_while_the_reader_waits_in_the_kernel(far: Afar, whom: str) -> None:
+    far.lie("endless-slow")
+    mounter = UIDS[RoomKind.MOUNTER]
+
+    def waits() -> bool:
+        stacks = (read(f"/proc/{p}/wchan") for p in of(mounter, far) if name_of(p) != "sshfs")
+        return any("fuse" in stack or "request_wait" in stack for stack in stacks)
+
+    with contextlib.closing(far.server.connect()) as asking:
+        asking.sendall(b'{"action":"run","jobs":["job"]}\n')
+        wait_for(waits)
+        end(far, whom, asking)
+        wait_for(lambda: nothing_left(far), 60)
+
+
+def test_no_engine_changes_what_its_room_stands_on(far: Afar) -> None:
+    own = Path(far.reader.grant.write[0])
+    uid = far.reader.grant.uid
+    (own / "source").rmdir()
+    (own / "source").symlink_to(far.tree)  # as an engine of another visit might have left it
+    (own / "etc").mkdir()
+    (own / "etc/ld.so.cache").write_text("not the host's")
+    for path in (own / "source", own / "etc", own / "etc/ld.so.cache"):
+        os.lchown(path, uid, uid)
+    far.serve(FROZEN)
+    (far.tree / "large").write_bytes(os.urandom(8 << 20))
+    with contextlib.closing(far.server.connect()) as asking:
+        asking.sendall(b'{"action":"run","jobs":["job"]}\n')
+        wait_for(lambda: any("restic" in name_of(p) for p in of(uid, far)))
+        engine = next(p for p in of(uid, far) if "restic" in name_of(p))
+        seen = Path(f"/proc/{engine}/root/etc")
+        assert (seen / "ld.so.cache").read_bytes() == Path("/etc/ld.so.cache").read_bytes()
+        assert "faraway" in (seen / "passwd").read_text()
+        places = {m.point: m for m in mounts.read_mounts(engine)}
+        assert (places["/etc"].kind, places["/etc"].writable) == ("tmpfs", False)
+        assert not places[f"{own}/source"].writable
+        far.serve()
+        looked = subprocess.run(
+            far.server.command("target", "check"), capture_output=True, text=True, timeout=60
+        )
+        assert looked.returncode == 0, looked
+        assert "faraway" in (seen / "passwd").read_text()
+        assert not list((own / "source").iterdir())
+    wait_for(lambda: nothing_left(far), 60)
+
+
+def end(far: Afar, whom: str, asking: socket.socket) -> None:
+    """Kill it; a caller has only to leave."""
+    mounter = UIDS[RoomKind.MOUNTER]
+    if whom == "caller":
+        asking.close()
+        return
+    uid = {"link": LINK.pw_uid, "runner": UIDS[RoomKind.RUNNER]}.get(whom, mounter)
+    victims = sorted(p for p in of(uid, far) if (name_of(p) == "sshfs") == (whom == "sshfs"))
+    victims = [p for p in victims if whom == "sshfs" or name_of(p).startswith("python")]
+    assert victims
+    for victim in victims[:1] if whom == "reader alone" else victims:
+        os.kill(victim, signal.SIGKILL)
+
+
+def nothing_left(far: Afar) -> bool:
+    """Whether no process is left that sees the target's files, or leads to them."""
+    return not (mounted(far) or of(UIDS[RoomKind.MOUNTER], far) or of(LINK.pw_uid, far))
+
+
+def read(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text()
+    return ""
 
 
 def name_of(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
+    return read(f"/proc/{pid}/comm").strip()

@@ -51,6 +51,7 @@ class Carrier:
         self._lock = threading.Lock()
         self._over, self._told = os.pipe()
         self._talking = self._stopped = self._key_forgotten = False
+        self._left = self._lost = False  # sshfs had ended; the connection had, before sshfs
 
     def patience(self) -> float:
         """Nothing is looked at beforehand."""
@@ -85,6 +86,7 @@ class Carrier:
                 with self._lock:
                     self._tally.ask(data, time.monotonic())
                 sock.sendall(data)
+            self._left = True
         os.close(incoming)
         with suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
@@ -103,6 +105,7 @@ class Carrier:
             self._cut(f"{self._target.name} does not speak as an sftp-server does: {error}")
         except OSError:
             pass
+        self._lost = not self._left
         os.write(self._told, b"\n")  # first: whoever sees the end asks why
         os.close(outgoing)
 
@@ -129,7 +132,7 @@ class Carrier:
 
     def _ended(self) -> None:
         os.read(self._over, 1)
-        if self._stopped or self._ssh is None:
+        if self._stopped or self._ssh is None or not self._lost:
             return
         error = link.explain(
             self._ssh, self._target, "the connection was closed", greeted=self._tally.greeted
