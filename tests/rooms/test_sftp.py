@@ -193,6 +193,8 @@ def test_nothing_is_left_while_the_reader_waits_in_the_kernel(far: Afar, whom: s
 
 
 def test_no_engine_changes_what_its_room_stands_on(far: Afar) -> None:
+    far.serve()
+    wait_for(lambda: backup(far)["outcome"] == "complete")  # the run before may be ending still
     own = Path(far.reader.grant.write[0])
     uid = far.reader.grant.uid
     (own / "source").rmdir()
