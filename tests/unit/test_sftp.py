@@ -12,16 +12,17 @@ from capkeep.engines import ENGINES
 from capkeep.engines.base import Call
 from capkeep.host import hardening
 from capkeep.host.enroll_script import Enrolment
-from capkeep.host.enroll_sftp import key_line, script, units
+from capkeep.host.enroll_sftp import HOME, SERVER, key_line, script, units
 from capkeep.plan.compile import compile_plan
 from capkeep.plan.model import Access, Job, RoomKind, Wire
 from capkeep.rooms.protocol import ProtocolError
 from capkeep.rooms.pull.packets import Packets, Tally
-from tests.unit.pulled import SERVER, Host, RootsOwn
+from tests.unit.pulled import SERVER as OWN
+from tests.unit.pulled import Host, RootsOwn
 from tests.unit.test_enroll import HOSTILE
 from tests.unit.test_plan_pull import facts
 
-CONFIG = SERVER.replace("[targets.web1]\n", '[targets.web1]\nway = "sftp"\n')
+CONFIG = OWN.replace("[targets.web1]\n", '[targets.web1]\nway = "sftp"\n')
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEUu+lVRxuM5N190YfYm7E1kv27Bhh0p/aapXxNRNF7j s@backup1"
 
 
@@ -96,13 +97,76 @@ def test_no_path_gets_out_of_the_script(hostile: str, tmp_path: Path) -> None:
     assert key_line(enrolment()) in said.stdout
 
 
+def _service(enrolment: Enrolment) -> str:
+    return next(text for name, text in units(enrolment).items() if name.endswith("@.service"))
+
+
 def test_the_unit_shows_what_the_job_names() -> None:
-    service = units(enrolment("/srv/a b", "/home"))["capkeep-sftp-backup1@.service"]
+    service = _service(enrolment("/srv/a b", "/home"))
     shown = [line for line in service.splitlines() if line.startswith("BindReadOnlyPaths=")]
     assert "BindReadOnlyPaths=-/home" in shown
     assert 'BindReadOnlyPaths=-"/srv/a b"' in shown
     assert not any("shadow" in line or line.endswith("=/etc") for line in shown)
-    assert "RootDirectory=" not in units(enrolment("/"))["capkeep-sftp-backup1@.service"]
+    assert "RootDirectory=" not in _service(enrolment("/"))
+
+
+STUBS = """
+for name in getent useradd systemctl chown; do eval "$name() { :; }"; done
+"""
+
+
+class There:
+    """A target's root, in a directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "units").mkdir()
+
+    def run(self, enrolment: Enrolment, *, remove: bool = False) -> list[str]:
+        """The keys that are left when the script is done."""
+        text = script(enrolment, remove=remove).replace('[ "$(id -u)" = 0 ]', ":")
+        places = {
+            HOME: f"{self.folder}/home", "/etc/systemd/system": f"{self.folder}/units",
+            "/run/systemd/system": "/", SERVER: "/bin/sh",
+        }  # fmt: skip
+        for place, ours in places.items():
+            text = text.replace(place, ours)
+        head, main, action = text.rpartition("\nmain ")
+        text = head + STUBS + main + action
+        subprocess.run(["/bin/sh"], input=text, text=True, check=True, timeout=20)
+        keys = (self.folder / "home/.ssh/authorized_keys").read_text().splitlines()
+        return [line.rpartition(" ssh-ed25519 ")[2] for line in keys if line]
+
+    def units(self) -> int:
+        return len(list((self.folder / "units").iterdir()))
+
+
+def with_key(server: str, key: str) -> Enrolment:
+    return enrolment("/srv")._replace(server=server, key=f"ssh-ed25519 {key}", canary=False)
+
+
+def test_a_server_has_the_key_that_it_has_now_and_no_other(tmp_path: Path) -> None:
+    there = There(tmp_path)
+    (tmp_path / "home/.ssh").mkdir(parents=True)
+    own = with_key("backup1.example.org", "AAAAold")
+    longer = with_key("backup1.example.org", "AAAAlong")._replace(name="backup1-b")
+    assert there.run(longer) == ["AAAAlong"]
+    assert there.run(own) == ["AAAAlong", "AAAAold"]
+    assert there.run(own._replace(key="ssh-ed25519 AAAAnew")) == ["AAAAlong", "AAAAnew"]
+    assert there.run(own._replace(key="ssh-ed25519 AAAAthird"), remove=True) == ["AAAAlong"]
+    assert there.run(longer, remove=True) == []
+    assert there.units() == 0
+
+
+def test_two_servers_of_one_short_name_have_each_its_own(tmp_path: Path) -> None:
+    there = There(tmp_path)
+    first, second = (with_key(f"backup1.{name}.org", f"AAAA{name}") for name in ("one", "two"))
+    there.run(first)
+    assert there.run(second) == ["AAAAone", "AAAAtwo"]
+    assert there.units() == 4
+    assert not units(first).keys() & units(second).keys()
+    assert there.run(first, remove=True) == ["AAAAtwo"]
+    assert there.units() == 2
 
 
 def packet(kind: int, number: int, body: bytes = b"") -> bytes:

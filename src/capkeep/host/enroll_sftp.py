@@ -5,6 +5,7 @@ read every file it sees, and sees those alone that the server's job names; it wr
 network, and ends with the connection. The script is POSIX shell for root on the target.
 """
 
+import hashlib
 import shlex
 from typing import Final
 
@@ -13,6 +14,7 @@ from capkeep.host import unit_text
 from capkeep.host.enroll_script import Enrolment
 
 LOGIN: Final = SFTP_USER
+HASHED: Final = 8  # hexadecimal digits
 HOME: Final = f"/var/lib/{LOGIN}"
 SERVER: Final = "/usr/lib/openssh/sftp-server"
 # Where a target's reader finds it (docs/how-to/pull-sftp.md), as capkeep there would make it.
@@ -43,22 +45,31 @@ kill 'TERM', $asking;
 """
 
 
-def socket_path(name: str) -> str:
+def own_name(enrolment: Enrolment) -> str:
+    """By which all that one server gets here is known, and nothing that another one gets.
+
+    Two servers may have one short name in two domains.
+    """
+    number = hashlib.sha256(enrolment.server.encode()).hexdigest()[:HASHED]
+    return f"{enrolment.name}-{number}"
+
+
+def socket_path(enrolment: Enrolment) -> str:
     """Whoever logs in connects to it."""
-    return f"/run/{LOGIN}-{name}.sock"
+    return f"/run/{LOGIN}-{own_name(enrolment)}.sock"
 
 
 def root(enrolment: Enrolment) -> str:
     """The directory that sftp-server takes for the root."""
-    return f"{HOME}/root-{enrolment.name}"
+    return f"{HOME}/root-{own_name(enrolment)}"
 
 
 def units(enrolment: Enrolment) -> dict[str, str]:
     """The socket and what it starts, by name."""
-    unit = f"{LOGIN}-{enrolment.name}"
+    unit = f"{LOGIN}-{own_name(enrolment)}"
     who = unit_text.plain(f"capkeep: sftp-server for {enrolment.server}")
     door = [
-        "[Unit]", f"Description={who}", "", "[Socket]", f"ListenStream={socket_path(enrolment.name)}",
+        "[Unit]", f"Description={who}", "", "[Socket]", f"ListenStream={socket_path(enrolment)}",
         "Accept=yes", "MaxConnections=16", f"SocketUser={LOGIN}", "SocketMode=0600", "RemoveOnStop=yes",
         "", "[Install]", "WantedBy=sockets.target",
     ]  # fmt: skip
@@ -110,8 +121,12 @@ def _shown(enrolment: Enrolment) -> list[str]:
 
 def key_line(enrolment: Enrolment) -> str:
     """The server's key, bound to that one connection (sshd(8), AUTHORIZED_KEYS)."""
-    command = f"exec {HOME}/connect {socket_path(enrolment.name)}"
-    return f'restrict,command="{command}" {enrolment.key}'
+    return f"{_bound(enrolment)} {enrolment.key}"
+
+
+def _bound(enrolment: Enrolment) -> str:
+    """What this server's keys have before them, whichever they are, and those of no other."""
+    return f'restrict,command="exec {HOME}/connect {socket_path(enrolment)}"'
 
 
 def script(enrolment: Enrolment, *, remove: bool = False, dry_run: bool = False) -> str:
@@ -121,6 +136,7 @@ def script(enrolment: Enrolment, *, remove: bool = False, dry_run: bool = False)
     values = {
         "login": LOGIN, "home": HOME, "server": SERVER, "socket": socket, "canary": CANARY,
         "key": key_line(enrolment), "mark": enrolment.key.split()[1], "connect": CONNECT,
+        "bound": _bound(enrolment),
         "root": root(enrolment), "with_canary": "yes" if enrolment.canary else "",
     }  # fmt: skip
     given = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
@@ -147,9 +163,10 @@ put() {
   echo "wrote $1"
 }
 
+# Those of others: of this server neither the key that it has now, nor any that it had.
 keys() {
   if [ -f "$home/.ssh/authorized_keys" ]; then
-    grep -vF " $mark" "$home/.ssh/authorized_keys" || :
+    grep -vF -e " $mark" -e "$bound" "$home/.ssh/authorized_keys" || :
   fi
 }
 
