@@ -11,6 +11,7 @@ from capkeep.config.mistakes import MistakesError
 from capkeep.engines import ENGINES
 from capkeep.engines.base import Call
 from capkeep.host import hardening
+from capkeep.host import units as unit_files
 from capkeep.host.enroll_script import Enrolment
 from capkeep.host.enroll_sftp import HOME, SERVER, key_line, script, units
 from capkeep.plan.compile import compile_plan
@@ -68,6 +69,19 @@ def test_only_a_mounter_may_mount(host: Host) -> None:
     for room in compile_plan(config, facts(config)).rooms:
         mounts = [line for line in hardening.mounting(room) if "@mount" in line]
         assert bool(mounts) == (room.kind is RoomKind.MOUNTER)
+
+
+def test_a_room_that_meets_a_target_has_an_end_whatever_holds_it(host: Host) -> None:
+    config = host.load(CONFIG.replace("[jobs.hosts]\n", '[jobs.hosts]\ntimeout = "2h"\n'))
+    plan = compile_plan(config, facts(config))
+    shown = {room.name: ("/",) for room in plan.rooms}
+    found = unit_files.render(plan, hardening.Host(257, shown, large_ids=False))
+    texts = {unit.name: unit.text.splitlines() for unit in found}
+    for kind in ("reader", "link"):
+        name = f"capkeep-{kind}-hosts.web1-pulled.web1{'-read' * (kind == 'link')}@.service"
+        assert f"RuntimeMaxSec={3 * 3600}" in texts[name]
+    assert "MemoryMax=8589934592" in texts["capkeep-reader-hosts.web1-pulled.web1@.service"]
+    assert not any("RuntimeMaxSec" in line for line in texts["capkeep-runner@.service"])
 
 
 @pytest.mark.parametrize("engine, option", [
