@@ -9,9 +9,11 @@ from tests.lab.network import ADDRESSES
 from tests.lab.pulled import Pull
 
 pytestmark = pytest.mark.timeout(300)
-# What somebody with the server's key might try: to see more than the job names, and to write.
+# What somebody with the server's key might try: to see more than the job names, and to write, even where
+# everybody may.
 ASKS = r"""
-printf -- '-get /root/.ssh/authorized_keys /run/got\n-put /etc/hostname /srv/data/new\n' | sftp -q -b - -i "$1" \
+printf -- '-%s\n' 'get /root/.ssh/authorized_keys /run/got' 'put /etc/hostname /srv/data/new' \
+    'put /etc/hostname /dev/shm/new' | sftp -q -b - -i "$1" \
     -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "capkeep-sftp@$2" 2>&1
 """
 PULLS = (Pull("web1", "hosts"),)
@@ -51,4 +53,5 @@ def test_a_target_without_capkeep_is_enrolled_and_pulled() -> None:
         audit = server.run("capkeep", "audit", seconds=120)
         assert audit.code == 0, audit
         said = server.ok("sh", "-c", ASKS, "sh", pulled.identity(hosts, "web1"), ADDRESSES[1])
-        assert said.count("not found") + said.count("ermission denied") == 2, said
+        assert said.count("not found") + said.count("ermission denied") == 3, said
+        assert target.run("test", "-e", "/dev/shm/new").code == 1

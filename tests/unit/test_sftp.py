@@ -115,6 +115,15 @@ def _service(enrolment: Enrolment) -> str:
     return next(text for name, text in units(enrolment).items() if name.endswith("@.service"))
 
 
+def test_nothing_can_be_written_through_it_even_where_everybody_may() -> None:
+    (start,) = [s for s in _service(enrolment("/")).splitlines() if s.startswith("ExecStart=")]
+    assert "-R" in start.split()
+
+
+def test_a_server_that_has_vanished_takes_up_no_connection_for_ever() -> None:
+    assert "RuntimeMaxSec=10800" in _service(enrolment("/srv")._replace(timeout_seconds=7200))
+
+
 def test_the_unit_shows_what_the_job_names() -> None:
     service = _service(enrolment("/srv/a b", "/home"))
     shown = [line for line in service.splitlines() if line.startswith("BindReadOnlyPaths=")]

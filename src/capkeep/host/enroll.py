@@ -66,6 +66,7 @@ def enrolment(config: Config, target: TargetConfig, key: PublicKey, hostname: st
         exclude=job.exclude,
         one_file_system=job.one_file_system,
         canary=job.canary,
+        timeout_seconds=job.timeout_seconds,
     )
 
 

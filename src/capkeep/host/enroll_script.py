@@ -30,6 +30,7 @@ class Enrolment(NamedTuple):
     exclude: tuple[str, ...] = ()
     one_file_system: bool = False
     canary: bool = True
+    timeout_seconds: int = 24 * 3600  # after which the server stops its run
 
 
 class Ground(NamedTuple):

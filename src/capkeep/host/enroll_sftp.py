@@ -14,6 +14,7 @@ from capkeep.host import unit_text
 from capkeep.host.enroll_script import Enrolment
 
 LOGIN: Final = SFTP_USER
+SLACK_SECONDS: Final = 3600  # more than a server needs beside its job's time
 HASHED: Final = 8  # hexadecimal digits
 HOME: Final = f"/var/lib/{LOGIN}"
 SERVER: Final = "/usr/lib/openssh/sftp-server"
@@ -77,7 +78,9 @@ def units(enrolment: Enrolment) -> dict[str, str]:
         "[Unit]", f"Description={who} (%i)", "CollectMode=inactive-or-failed", "", "[Service]",
         f"ExecStart={SERVER} -e -R -d /", "StandardInput=socket", "StandardOutput=socket",
         "StandardError=journal", f"User={LOGIN}", "CapabilityBoundingSet=CAP_DAC_READ_SEARCH",
-        "AmbientCapabilities=CAP_DAC_READ_SEARCH", *HARDENING, *_shown(enrolment),
+        "AmbientCapabilities=CAP_DAC_READ_SEARCH",
+        # A server that has vanished without a word is not noticed for hours, and takes up a connection.
+        f"RuntimeMaxSec={enrolment.timeout_seconds + SLACK_SECONDS}", *HARDENING, *_shown(enrolment),
     ]  # fmt: skip
     found = {f"{unit}.socket": door, f"{unit}@.service": service}
     made = unit_text.plain(f"# Made by `capkeep enroll` on {enrolment.server}.")
