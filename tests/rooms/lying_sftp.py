@@ -13,7 +13,10 @@ from typing import IO
 
 VERSION, READDIR, LSTAT, STATUS, NAME = 2, 12, 7, 101, 104
 LAST_WORD = b".capkeep-"
-MANY, LONG = 400, 200  # names in an answer, and characters of each
+MANY, LONG = (
+    250,
+    200,
+)  # names in an answer, and characters of each: sshfs takes no more than 128 KiB
 
 
 def packets(stream: IO[bytes]) -> Iterator[bytes]:

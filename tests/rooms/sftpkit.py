@@ -76,7 +76,7 @@ class Afar(NamedTuple):
         path = Path(self.server.package, f"capkeep/{module}.py")
         before = text = path.read_text()
         for name, value in values.items():
-            text, count = re.subn(rf"(?m)^({name}: Final) = \S+", rf"\1 = {value}", text)
+            text, count = re.subn(rf"(?m)^({name}: Final) = [^#\n]+", rf"\1 = {value}  ", text)
             assert count == 1, name
         path.write_text(text)
         try:

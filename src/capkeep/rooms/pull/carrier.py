@@ -93,7 +93,7 @@ class Carrier:
 
     def _answer(self, outgoing: int, sock: socket.socket) -> None:
         try:
-            while data := sock.recv(CHUNK):
+            while data := self._received(sock):
                 with self._lock:
                     self._tally.answer(data, time.monotonic())
                 view = memoryview(data)
@@ -104,10 +104,17 @@ class Carrier:
         except ProtocolError as error:  # before sshfs hears a word of it
             self._cut(f"{self._target.name} does not speak as an sftp-server does: {error}")
         except OSError:
-            pass
-        self._lost = not self._left
+            pass  # sshfs has ended
         os.write(self._told, b"\n")  # first: whoever sees the end asks why
         os.close(outgoing)
+
+    def _received(self, sock: socket.socket) -> bytes:
+        """What ssh has; nothing at the end of the connection, which is lost unless sshfs has ended."""
+        data = b""
+        with suppress(OSError):
+            data = sock.recv(CHUNK)
+        self._lost = not data and not self._left
+        return data
 
     def heard(self) -> Mapping[int, Action]:
         """ssh's words, and the end of the connection."""
