@@ -71,12 +71,12 @@ class Afar(NamedTuple):
         return next(r for r in self.server.plan.rooms if r.kind is RoomKind.MOUNTER)
 
     @contextlib.contextmanager
-    def having(self, module: str, **values: float) -> Iterator[None]:
+    def having(self, module: str, **values: object) -> Iterator[None]:
         """Other constants in the package under test."""
         path = Path(self.server.package, f"capkeep/{module}.py")
         before = text = path.read_text()
         for name, value in values.items():
-            text, count = re.subn(rf"(?m)^({name}: Final) = [^#\n]+", rf"\1 = {value}  ", text)
+            text, count = re.subn(rf"(?m)^({name}: Final) = [^#\n]+", rf"\1 = {value!r}  ", text)
             assert count == 1, name
         path.write_text(text)
         try:

@@ -163,6 +163,17 @@ def test_a_canary_that_is_no_file_is_not_waited_for(far: Afar) -> None:
     assert "no plain file" in str(made["text"])
 
 
+def test_an_sshfs_that_complains_without_end_still_answers(far: Afar) -> None:
+    far.serve()
+    loud = Path(far.reader.grant.write[0], "loud")
+    words = "printf %0100000d 0 >&2\n" * 12  # more than a pipe holds
+    loud.write_text(f'#!/bin/sh\n{words}exec /usr/bin/sshfs "$@"\n')
+    loud.chmod(0o755)
+    with far.having("rooms/mounter", SSHFS=str(loud)):
+        made = backup(far)
+    assert made["outcome"] == "complete", made["text"]
+
+
 @pytest.mark.parametrize("whom", ["reader", "reader alone", "sshfs", "link", "runner", "nobody"])
 def test_nothing_is_left_whoever_is_killed(far: Afar, whom: str) -> None:
     far.serve(FROZEN)
