@@ -1,4 +1,4 @@
-"""How much a process steps back for others: nice(2), ioprio_set(2), sched_setaffinity(2), setrlimit(2).
+"""How much a process steps back for others: nice(2), ioprio_set(2), sched_setaffinity(2), prlimit(2).
 
 Inherited by all that it starts. Never comes before where we are ourselves.
 """
@@ -57,6 +57,7 @@ def limit_memory(most: int) -> None:
     """Have no more data than so many bytes, or than was allowed before (RLIMIT_DATA). Raises OSError."""
     import resource  # of few rooms alone
 
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    # By prlimit(2): systemd's filter takes setrlimit(2) for a change of priorities (@resources).
+    _, hard = resource.prlimit(0, resource.RLIMIT_DATA)
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    resource.prlimit(0, resource.RLIMIT_DATA, (most, most))
