@@ -10,8 +10,16 @@ import time
 from types import FrameType
 
 from capkeep.cli import early
-from capkeep.cli.places import resolve
-from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError, StepError, UsageError
+from capkeep.cli.places import refuse_other_opener, resolve
+from capkeep.errors import (
+    EXIT_CODES,
+    EXIT_FAILED,
+    CapkeepError,
+    Failure,
+    RefusedError,
+    StepError,
+    UsageError,
+)
 from capkeep.plan.places import Places
 from capkeep.rooms.protocol import Channel, Message
 
@@ -234,16 +242,22 @@ def connect(places: Places, args: argparse.Namespace) -> socket.socket:
             hint="only members of the group that [host] group names may; an administrator adds"
             " you with: usermod -aG capkeep YOU, and you log in again",
         ) from error
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        if os.geteuid() != 0 and not args.user:
+    except (FileNotFoundError, ConnectionRefusedError):
+        try:
+            _open_doors(places, args)
+        except BaseException:
             sock.close()
-            raise RefusedError(
-                "nobody opens the doors to the rooms on this host",
-                hint="root runs `capkeep doors` (or `capkeep run`, which opens them for a while)",
-            ) from error
-        _open_doors(places, args)
+            raise
         _connect_soon(sock, path)
     return sock
+
+
+def _nobody() -> RefusedError:
+    """For those who may not open them."""
+    return RefusedError(
+        "nobody opens the doors to the rooms on this host",
+        hint="root runs `capkeep doors` (or `capkeep run`, which opens them for a while)",
+    )
 
 
 def _open_doors(places: Places, args: argparse.Namespace) -> None:
@@ -254,12 +268,21 @@ def _open_doors(places: Places, args: argparse.Namespace) -> None:
     from capkeep.plan.load import load_plan
     from capkeep.plan.model import Starter
 
-    plan = load_plan(places)
+    own = os.geteuid() == 0 or args.user
+    try:
+        plan = load_plan(places)
+    except CapkeepError:
+        if own:
+            raise
+        raise _nobody() from None
+    if not own and os.geteuid() != plan.opener:
+        raise _nobody()
     if plan.starter is Starter.SYSTEMD:
         raise RefusedError(
             f"systemd does not listen on {places.runner_socket}",
             hint=f"systemctl start {plan.name}-runner.socket; `capkeep audit` tells what is wrong",
         )
+    refuse_other_opener(plan)
     where = ["--user"] if args.user else []
     where += ["--prefix", os.path.abspath(args.prefix)] if args.prefix else []
     make_run_directories(plan)

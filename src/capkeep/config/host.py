@@ -1,5 +1,6 @@
 """The tables `[host]` and `[limits]` as values."""
 
+import pwd
 from collections.abc import Mapping
 
 from capkeep.config import syntax
@@ -23,7 +24,22 @@ def host_of(fields: Mapping[str, Checked[syntax.Host]]) -> HostConfig:
         members_restore=(
             "members_restore" in fields and fields["members_restore"].model.members_restore
         ),
+        launcher_mark=(
+            fields["launcher_mark"].model.launcher_mark
+            if "launcher_mark" in fields
+            else default.launcher_mark
+        ),
     )
+
+
+def launching_group(host: HostConfig) -> int:
+    """The group that secrets are given to where the rooms' one user reads them; -1 for none."""
+    if host.start != "launcher":
+        return -1
+    try:
+        return pwd.getpwnam(host.user_prefix).pw_gid
+    except KeyError:
+        return -1  # it is still to be made, and nothing can have been given to it
 
 
 def limits_of(fields: Mapping[str, Checked[syntax.Limits]]) -> LimitsConfig:

@@ -40,6 +40,7 @@ class Owner:
         self.uid = os.geteuid() if user_mode else 0
         self.name = "you" if user_mode else "root"
         self.chown = "chown $USER" if user_mode else "chown root:root"
+        self.group = -1  # whose members may read secrets: that of the only user of rooms
 
     def unsafe_to_read(self, state: os.stat_result) -> str:
         """Why others could have written that file or directory; "" if they could not."""
@@ -53,7 +54,10 @@ class Owner:
         """Why a secret in that file is not secret; "" if it is."""
         if state.st_uid != self.uid:
             return f"belongs to uid {state.st_uid}, not to {self.name}"
-        if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        others = stat.S_IRWXG | stat.S_IRWXO
+        if state.st_gid == self.group:
+            others &= ~stat.S_IRGRP
+        if state.st_mode & others:
             return f"is open to others (mode {stat.S_IMODE(state.st_mode):04o})"
         return ""
 

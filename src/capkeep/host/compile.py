@@ -10,7 +10,7 @@ from functools import cached_property
 import capkeep
 from capkeep.config.load import load
 from capkeep.errors import CapkeepError, RefusedError
-from capkeep.host import answerer, apply, lent, polkit, subordinate, systemd, users
+from capkeep.host import answerer, apply, launchers, lent, polkit, subordinate, systemd, users
 from capkeep.host.changes import Change, Changes, Removal
 from capkeep.host.private import refuse_private
 from capkeep.kernel.process import interpreter
@@ -18,6 +18,7 @@ from capkeep.plan.compile import HostFacts, compile_plan, configured, users_need
 from capkeep.plan.hooks import users_lent
 from capkeep.plan.load import load_head, load_plan
 from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind, Starter, room_user
+from capkeep.plan.places import without_root
 from capkeep.plan.pull import logins
 from capkeep.plan.timetable import Timetable
 
@@ -31,6 +32,8 @@ class Compiler:
         self._hand_over = hand_over
         self._mode = mode
         self._config = lent.resolved(load(places.config, user_mode=mode is Mode.USER), mode)
+        if mode is Mode.SYSTEM and self._starter() is Starter.LAUNCHER:
+            self._places = without_root(places)
         self._created: tuple[str, ...] | None = None  # unless noted: those of the plan before
 
     def users(self) -> Iterator[Change]:
@@ -80,6 +83,7 @@ class Compiler:
         yield from apply.handed_over(plan)
         yield from subordinate.changes(plan)
         yield from apply.changes(plan)
+        yield from launchers.changes(plan)
         yield from polkit.changes(plan)
         if plan.starter is Starter.SYSTEMD:
             lines = users.declared(
@@ -92,6 +96,8 @@ class Compiler:
         plan = self.plan
         if plan.starter is Starter.SYSTEMD:
             return systemd.left_out(plan)
+        if plan.starter is Starter.LAUNCHER:
+            return launchers.GIVEN_UP
         return tuple(
             f"a timer for job {job.name}: it runs as long as `capkeep schedule` does"
             for job in plan.jobs
@@ -107,7 +113,7 @@ class Compiler:
         if self._mode is not Mode.SYSTEM:
             return ()
         units = (*systemd.obsolete(self.plan), *polkit.obsolete(self.plan))
-        found = (*answerer.obsolete(self.plan), *units)
+        found = (*answerer.obsolete(self.plan), *launchers.obsolete(self.plan), *units)
         return tuple(removal for removal in found if removal.needed())
 
     def make(self, changes: Changes) -> None:
@@ -132,14 +138,19 @@ class Compiler:
         system = self._mode is Mode.SYSTEM
         names = users_needed(self._config) if system else ()
         others = users_lent(self._config) if system else ()
-        drills = system and any(job.drill for job in self._config.jobs)
+        launched = system and self._starter() is Starter.LAUNCHER
+        drills = system and not launched and any(job.drill for job in self._config.jobs)
         prover = room_user(self._config.host.user_prefix, RoomKind.PROVER)
+        known = users.ids((*names, *others))
+        group = users.group_id(self._config.host.group) if system else os.getegid()
+        if launched:
+            group = known[self._config.host.user_prefix][1]  # who asks for a run is who starts it
         return HostFacts(
             mode=self._mode,
             places=self._places,
-            users=users.ids((*names, *others)),
+            users=known,
             groups=users.groups(others),
-            group=users.group_id(self._config.host.group) if system else os.getegid(),
+            group=group,
             interpreter=interpreter(),
             package=os.path.dirname(os.path.dirname(os.path.abspath(capkeep.__file__))),
             hostname=socket.gethostname(),
@@ -160,6 +171,8 @@ class Compiler:
                 "systemd does not run this host, and [host] start asks for it",
                 hint='write start = "doors" and run `capkeep doors`',
             )
+        if wanted == "launcher" and self._mode is Mode.SYSTEM:
+            return Starter.LAUNCHER
         if wanted == "systemd" or (wanted == "auto" and possible and self._places.is_system):
             return Starter.SYSTEMD
         return Starter.DOORS

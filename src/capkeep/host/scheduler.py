@@ -20,7 +20,7 @@ from capkeep import calendars
 from capkeep.errors import CapkeepError, RefusedError
 from capkeep.kernel.process import Child, python, spawn
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import Mode, Places, Plan, Starter
+from capkeep.plan.model import Places, Plan, Starter
 from capkeep.plan.timetable import Timetable, whole
 from capkeep.records.model import Outcome
 from capkeep.records.reader import RecordReader
@@ -230,7 +230,7 @@ class Scheduler:
         self._watched = now + self.plan.watch.every_seconds
         runner = self.plan.runner.grant
         prepare = None
-        if self.plan.mode is Mode.SYSTEM:
+        if os.geteuid() != runner.uid:
             prepare = partial(_become, runner.uid, runner.gid)
         try:
             self._watch = self._start(("watch",), prepare)

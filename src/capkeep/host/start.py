@@ -18,12 +18,14 @@ from capkeep.plan import codec
 from capkeep.plan.model import (
     Access,
     Brief,
+    Grant,
     Limits,
     Mode,
     Origin,
     Plan,
     Room,
     RoomKind,
+    Starter,
     View,
     outline,
 )
@@ -142,13 +144,18 @@ def _start_one(
     access: Access | None = None,
     target: Target | None = None,
 ) -> Child:
+    if plan.launched(room):
+        return _launch(plan, room, caller, wire)
     view = _view(plan, room)
-    own_user = plan.mode is Mode.USER
+    mode = plan.mode_of(room)
+    own_user = mode is Mode.USER
     held = None if own_user else target  # without root nobody can be led to where he may not go
     brief = _brief_descriptor(_brief(plan, room, peer_uid, access, view))
     log = _log(plan, room)
 
     def prepare() -> None:
+        if own_user and plan.starter is Starter.LAUNCHER:
+            _step_down(room.grant)
         if held:
             mounts.show_directory(TARGET, plan.places.stage)
             os.close(TARGET)
@@ -156,7 +163,7 @@ def _start_one(
             _stage(plan.places.stage, view.staged)
         if room.grant.changes_owners:
             _keep_devices(own_mounts=held is not None)
-        limit(room.grant.limits, processes=plan.mode is Mode.SYSTEM)
+        limit(room.grant.limits, processes=mode is Mode.SYSTEM)
 
     try:
         command = render(
@@ -174,6 +181,34 @@ def _start_one(
     finally:
         os.close(brief)
         os.close(log)
+
+
+def _launch(plan: Plan, room: Room, caller: socket.socket, wire: socket.socket | None) -> Child:
+    """A reader by its launcher: it finds out by itself what it is for. Raises StepError, OSError."""
+    program = plan.places.launcher(room.name)
+    log = _log(plan, room)
+    try:
+        fd = caller.fileno()
+        keep = {WIRE: wire.fileno()} if wire else {}
+        return spawn(
+            [program], env={}, stdin=fd, stdout=fd, stderr=log, keep=keep,
+            prepare=lambda: _step_down(room.grant),
+        )  # fmt: skip
+    except (FileNotFoundError, PermissionError) as error:
+        raise StepError(
+            Failure.WEAKENED,
+            f"the launcher {program} cannot be run: {error.strerror}; `capkeep apply` makes it anew",
+        ) from error
+    finally:
+        os.close(log)
+
+
+def _step_down(grant: Grant) -> None:
+    """In the child: the rooms' one user, where root starts for a moment what that user else does."""
+    if os.geteuid() == 0 != grant.uid:
+        os.setgroups([])
+        os.setresgid(grant.gid, grant.gid, grant.gid)
+        os.setresuid(grant.uid, grant.uid, grant.uid)
 
 
 def _log(plan: Plan, room: Room) -> int:
@@ -213,7 +248,8 @@ def _view(plan: Plan, room: Room) -> Scene:
     )
     # Without root the kernel shows the machine's mounts as one locked tree (mount_namespaces(7)):
     # what is left out is then hidden from the engine by excludes, not by the view.
-    return Scene(() if plan.mode is Mode.USER else tuple(staged), tuple(left_out))
+    own = plan.mode_of(room) is Mode.USER
+    return Scene(() if own else tuple(staged), tuple(left_out))
 
 
 def _stage(stage: str, staged: tuple[str, ...]) -> None:
@@ -244,14 +280,19 @@ def _lower(kind: int, value: int) -> None:
 
 
 def _brief(plan: Plan, room: Room, peer_uid: int, access: Access | None, view: Scene) -> Brief:
-    return outline(plan, room, walls(room.grant, plan.mode))._replace(
+    return outline(plan, room, walls(room.grant, plan.mode_of(room)))._replace(
         access=access,
         peer_uid=peer_uid,
         hostname=socket.gethostname(),
         host_namespaces=host_namespaces(),
-        secrets=tuple((s.name, fetch(s, room.grant, plan.mode)) for s in room.secrets),
+        secrets=tuple((s.name, fetch(s, room.grant, _fetcher(plan))) for s in room.secrets),
         left_out=view.left_out,
     )
+
+
+def _fetcher(plan: Plan) -> Mode:
+    """As whom programs are started that print secrets: root lets the room's user do it."""
+    return plan.mode if os.geteuid() == 0 or plan.starter is not Starter.LAUNCHER else Mode.USER
 
 
 def _brief_descriptor(brief: Brief) -> int:

@@ -96,9 +96,7 @@ def program(machine: str, argv: Sequence[str], env: Mapping[str, str]) -> bytes:
         "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, it.elf, 1, _BASE + start, _HEADER, 0, 0,
         _HEADER, _SEGMENT, 2, 0, 0, 0,
     )  # fmt: skip
-    load = struct.pack(
-        "<IIQQQQQQ", _LOAD, _READ_EXECUTE, 0, _BASE, _BASE, size, size, _ALIGNMENT
-    )
+    load = struct.pack("<IIQQQQQQ", _LOAD, _READ_EXECUTE, 0, _BASE, _BASE, size, size, _ALIGNMENT)
     stack = struct.pack("<IIQQQQQQ", _GNU_STACK, _READ_WRITE, 0, 0, 0, 0, 0, 16)
     return header + load + stack + code + data.content
 

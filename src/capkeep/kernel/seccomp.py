@@ -13,12 +13,20 @@ Sources: seccomp(2), linux/bpf_common.h, linux/seccomp.h, linux/sched.h.
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from capkeep.kernel import libc
-from capkeep.kernel.syscalls import CHANGING, ENGINE, HORIZON, NEVER, RULED, STARTING, Numbers
+from capkeep.kernel.syscalls import (
+    CHANGING,
+    ENGINE,
+    HORIZON,
+    NEVER,
+    RULED,
+    STARTING,
+    TOUCHING,
+    Numbers,
+)
 
 
 class Profile(StrEnum):
@@ -29,6 +37,7 @@ class Profile(StrEnum):
     VAULT = "vault"  # the vault, the notifier, and what they start
     SEALED = "sealed"  # a command that may read everybody's files: no socket of any kind
     READ = "read"  # an engine that reads files and writes a cache
+    LAUNCHED = "launched"  # as READ, for one to which its user's other files are in sight
     MOUNT = "mount"  # as READ, for one that a program of its own hands a filesystem's device
     RESTORE = "restore"  # an engine that makes files
     HOST = "host"  # as ROOM, for one in which servers are started for a moment
@@ -142,6 +151,8 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
     engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
+    if profile is Profile.LAUNCHED:
+        engine = {name: conditions for name, conditions in engine.items() if name not in TOUCHING}
     if profile is Profile.MOUNT:
         # Connected to each other and to nobody else, for ever: a stream takes no address (unix(7)).
         engine["socketpair"] = (Condition(0, (_AF_UNIX,)), Condition(1, (_STREAM,), _SOCKET_TYPE))
@@ -176,13 +187,15 @@ def program(profile: Profile, arch: Arch, pid: int) -> bytes:
     for name in absent:
         number = RULED[name][arch.column]
         out += [_op(_JEQ, number, 0, 1), _op(_RETURN, _ERRNO | ENOSYS)]
+    if profile is Profile.LAUNCHED:
+        out += _answer_all(TOUCHING, arch, _ERRNO)
     for name, conditions in ruled.items():
         number = RULED[name][arch.column]
         if number < 0:
             continue
         body = [part for c in conditions for part in _check(c)]
         out += [_op(_JEQ, number, 0, len(body) + 1), *body, _op(_RETURN, _ALLOW)]
-    out += _deny_all(sorted(n[arch.column] for n in denied.values() if n[arch.column] >= 0))
+    out += _answer_all(denied, arch, _ERRNO | EPERM)
     out.append(_op(_RETURN, _ALLOW))
     return b"".join(out)
 
@@ -204,14 +217,18 @@ def _check(condition: Condition) -> list[bytes]:
     return [*out, _op(_JUMP, 1), deny] if condition.none_of else [*out, deny]
 
 
-def _deny_all(numbers: Iterable[int]) -> list[bytes]:
-    """Compare with each number; jumps reach 255 instructions, so in blocks."""
-    left = list(numbers)
+def _answer_all(numbers: Numbers, arch: Arch, answer: int) -> list[bytes]:
+    """Compare with each number; jumps reach 255 instructions, so in blocks.
+
+    The answer _ERRNO without a number is that of a call that went well: engines set modes and times in
+    their caches, and take it for a failure if they may not; nothing depends on it there.
+    """
+    left = sorted(n[arch.column] for n in numbers.values() if n[arch.column] >= 0)
     out: list[bytes] = []
     while left:
         block, left = left[:200], left[200:]
         out += [_op(_JEQ, n, len(block) - i) for i, n in enumerate(block)]
-        out += [_op(_JUMP, 1), _op(_RETURN, _ERRNO | EPERM)]
+        out += [_op(_JUMP, 1), _op(_RETURN, answer)]
     return out
 
 

@@ -67,6 +67,12 @@ CHANGING: Final[Numbers] = {
     "chown": (92, -1), "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54),
 }  # fmt: skip
 
+# Modes and times: of a file's owner they ask for nothing else, whatever Landlock says of the file.
+TOUCHING: Final[Numbers] = {
+    "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "utime": (132, -1), "utimes": (235, -1), "futimesat": (261, -1), "utimensat": (280, 88),
+}  # fmt: skip
+
 # Another program, or another process or thread.
 STARTING: Final[Numbers] = {"execve": (59, 221), "clone": (56, 220)}
 

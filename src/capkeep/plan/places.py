@@ -26,6 +26,20 @@ class Places(NamedTuple):
     run: str
 
     @property
+    def own_run(self) -> str:
+        """Where sockets are on a host without a root parent: nobody could make /run/capkeep anew."""
+        return self.state + "/run"
+
+    @property
+    def launchers(self) -> str:
+        """The programs that start readers there; root's, and each for its group alone."""
+        return self.state + "/launchers"
+
+    def launcher(self, room: str) -> str:
+        """The one of that reader."""
+        return f"{self.launchers}/{room}"
+
+    @property
     def is_system(self) -> bool:
         """Whether these are the host's own, not those of a prefix or a user."""
         return self.config == "/etc/capkeep"
@@ -78,3 +92,8 @@ class Places(NamedTuple):
     def secrets(self) -> str:
         """Root-only directory of secret files, never visible in a room."""
         return self.config + "/secrets"
+
+
+def without_root(places: Places) -> Places:
+    """The same where the rooms' one user starts them: what is in /run is gone with the machine's end."""
+    return places._replace(run=places.own_run) if places.is_system else places

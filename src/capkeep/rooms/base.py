@@ -14,12 +14,12 @@ from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from capkeep.errors import CapkeepError, Failure, StepError
-from capkeep.kernel import landlock, seccomp
+from capkeep.kernel import landlock, seccomp, trial
 from capkeep.kernel.facts import Facts, read_facts
 from capkeep.kernel.pipes import enlarge
 from capkeep.kernel.process import Child, hide_memory, interpreter, spawn
 from capkeep.plan import codec
-from capkeep.plan.model import Brief
+from capkeep.plan.model import Brief, Starter
 from capkeep.rooms.brief import read_brief
 from capkeep.rooms.engine import RunningEngine
 from capkeep.rooms.proof import HOW_WEAKENED, Judgement, judge
@@ -118,7 +118,8 @@ class EngineRoom:
 
     def prove(self) -> None:
         """Tell the caller what the kernel says of this room. Raises StepError if it is weak."""
-        facts, judgement = self._proven("room", None)
+        facts = self._tried(read_facts(None, self.brief.host_namespaces))
+        facts, judgement = self._judged("room", facts)
         self._tell_proof("room", facts, judgement)
         if not facts.landlock:
             self.tell({"event": "warning", "text": NO_LANDLOCK})
@@ -150,11 +151,17 @@ class EngineRoom:
             )  # fmt: skip
         return facts, judgement
 
-    def _proven(self, process: str, pid: int | None) -> tuple[Facts, Judgement]:
-        """A process's kernel facts. Raises StepError, after telling them, if they are weak."""
-        return self._judged(process, read_facts(pid, self.brief.host_namespaces))
+    def _tried(self, facts: Facts) -> Facts:
+        """Of this very process, with what it was refused, where its walls are not to be read of."""
+        return facts._replace(refused=trial.refused()) if self._launched else facts
+
+    @property
+    def _launched(self) -> bool:
+        """Whether it is in the machine's own namespaces (`host/launched.py`)."""
+        return self.brief.walls.starter is Starter.LAUNCHER
 
     def _judged(self, process: str, facts: Facts) -> tuple[Facts, Judgement]:
+        """What they are worth. Raises StepError, after telling them, if they are weak."""
         brief = self.brief
         judgement = judge(facts, brief.room, brief.walls, brief.mode, process)
         if judgement.weaker:
@@ -391,6 +398,7 @@ class EngineRoom:
         # An engine that was explicitly given the network keeps sockets, and nothing else.
         profile = seccomp.Profile.VAULT if grant.network else self.profile
         sealed = hook and grant.capabilities
+        profile = seccomp.Profile.LAUNCHED if self._launched else profile
         seccomp.install(seccomp.Profile.SEALED if sealed else profile)
 
     def _confine_lesser(self, lesser: Lesser) -> None:
@@ -473,17 +481,20 @@ class EngineRoom:
 
         def prepare() -> None:
             confine()
+            facts = self._tried(read_facts(None, host))
             with open(FACTS_FD, "wb") as pipe:
-                pipe.write(codec.dumps(read_facts(None, host)).encode("utf-8", "surrogateescape"))
+                pipe.write(codec.dumps(facts).encode("utf-8", "surrogateescape"))
 
         return prepare
 
     def _running(self, child: Child, held: tuple[Facts, Judgement]) -> tuple[Facts, Judgement]:
         """The engine's facts now that it is the engine; those from before if it has ended already."""
         try:
-            return self._proven("engine", child.pid)
+            facts = read_facts(child.pid, self.brief.host_namespaces)
         except OSError:
             return held
+        # What was tried before its exec stays so: neither Landlock nor a filter can be taken off.
+        return self._judged("engine", facts._replace(refused=held[0].refused))
 
     def heard(self) -> dict[int, Callable[[], None]]:
         """Whom to listen to while an engine runs."""
@@ -551,16 +562,17 @@ def serve(
     profile: seccomp.Profile,
     become: Callable[[Brief], Brief] | None = None,
     *,
+    read: Callable[[], Brief] = read_brief,
     patience: float | None = None,
 ) -> int:
     """A room's whole life: brief, proof, wire, one request, one result.
 
-    `become` changes the process before its proof, and says what is to be proven then; `patience` is as
+    `read` finds its brief. `become` changes the process before its proof, and says what is to be proven then; `patience` is as
     `EngineRoom`'s.
     """
     hide_memory()
     try:
-        brief = read_brief()
+        brief = read()
         if become is not None:
             brief = become(brief)
     except StepError as error:

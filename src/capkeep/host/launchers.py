@@ -1,0 +1,222 @@
+"""The launchers of a host's readers: what each is, and the changes that put it there.
+
+A launcher is root's, mode 0750, and its group is that of the one user who starts that reader. What it
+becomes is fixed in it (`kernel/launcher.py`): Python with `host/launched.py`, the room's name and the
+host's places. Nothing that its caller says decides what is read.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from capkeep.errors import RefusedError
+from capkeep.host.changes import Change, Removal, Undo, directory_change
+from capkeep.host.files import Owner, file_differs, remove_file, remove_tree, write_atomic
+from capkeep.host.finding import APPLY, Finding, Kind
+from capkeep.kernel.launcher import ATTRIBUTE, MACHINES, Mark, attribute, program
+from capkeep.kernel.process import python
+from capkeep.plan.model import Places, Plan, Room, Starter
+
+MODULE: Final = "capkeep.host.launched"
+MODE: Final = 0o750
+ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+GIVEN_UP: Final = (
+    "namespaces for readers: a launcher has no right to make any. Landlock and a system call filter keep"
+    " their engines from writing, from files that are not the job's, and from every socket; other"
+    " processes and the names of files stay in sight",
+    "a user for each room: the rooms' one user can start each reader, and has the passwords",
+)
+
+
+def content(plan: Plan, room: Room) -> bytes:
+    """The whole file. Raises RefusedError where its machine language is not known."""
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        raise RefusedError(
+            f"no launcher can be made for {machine}, only for {', '.join(MACHINES)}",
+            hint='write start = "doors" or start = "systemd" in [host]',
+        )
+    argv = (plan.interpreter, *python(plan.package, MODULE), room.name, *plan.places)
+    return program(machine, argv, ENVIRONMENT)
+
+
+def launched(plan: Plan) -> Iterator[Room]:
+    """The readers that have one."""
+    return (room for room in plan.rooms if plan.launched(room))
+
+
+def secrets_directory(plan: Plan, root: Owner) -> tuple[Owner, int]:
+    """Whose the directory of secrets is: without a root parent the rooms' one user reads them."""
+    if plan.starter is Starter.LAUNCHER:
+        return Owner(root.uid, plan.runner.grant.gid), 0o750
+    return root, 0o700
+
+
+def changes(plan: Plan) -> Iterator[Change]:
+    """The launchers, and the secrets that their user's rooms read. Raises RefusedError."""
+    rooms = tuple(launched(plan))
+    if plan.starter is Starter.LAUNCHER:
+        for source in dict.fromkeys(s.source for r in plan.rooms for s in r.secrets):
+            if source.file:
+                yield _secret(source.file, Owner(0, plan.runner.grant.gid))
+    if rooms:
+        yield directory_change(plan.places.launchers, owner=Owner(0, 0), mode=0o755)
+        _refuse_powerless(plan.places)
+    for room in rooms:
+        wanted = content(plan, room), Owner(0, room.grant.gid), attribute(Mark(plan.launcher_mark))
+        place = plan.places.launcher(room.name)
+        what = f"launcher {place} (cap_dac_read_search={plan.launcher_mark}, for {room.grant.user})"
+        yield Change(
+            what, partial(_differs, place, *wanted), partial(_put, place, *wanted), path=place
+        )
+
+
+def _refuse_powerless(places: Places) -> None:
+    """Raises RefusedError where programs get no capability from their files."""
+    there = places.launchers if os.path.isdir(places.launchers) else os.path.dirname(places.state)
+    with suppress(FileNotFoundError):
+        flags = os.statvfs(there).f_flag
+        if flags & (os.ST_NOSUID | os.ST_NOEXEC):
+            name = "nosuid" if flags & os.ST_NOSUID else "noexec"
+            raise RefusedError(
+                f"{there} is mounted {name}: no launcher there would get its capability",
+                hint=f'mount it without {name}, or write start = "doors" in [host]',
+            )
+
+
+def _differs(place: str, content: bytes, owner: Owner, mark: bytes) -> bool:
+    return file_differs(place, content, owner=owner, mode=MODE) or _mark(place) != mark
+
+
+def _mark(place: str) -> bytes:
+    """What the kernel will give to whoever runs it; empty for nothing."""
+    try:
+        return os.getxattr(place, ATTRIBUTE, follow_symlinks=False)
+    except OSError:
+        return b""
+
+
+def _put(place: str, content: bytes, owner: Owner, mark: bytes) -> Undo:
+    """Write it with its mark; returns the way back. Raises RefusedError, OSError."""
+    undo = partial(remove_file, place)
+    with suppress(FileNotFoundError):
+        state = os.lstat(place)
+        if stat.S_ISREG(state.st_mode):
+            with open(place, "rb") as file:
+                before = file.read()
+            undo = partial(
+                write_atomic, place, before, owner=Owner(state.st_uid, state.st_gid),
+                mode=stat.S_IMODE(state.st_mode), mark=_mark(place),
+            )  # fmt: skip
+    write_atomic(place, content, owner=owner, mode=MODE, mark=mark)
+    return undo
+
+
+def _secret(place: str, owner: Owner) -> Change:
+    """A secret's file, for the group of the rooms' one user to read."""
+
+    def differs() -> bool:
+        try:
+            state = os.stat(place)
+        except OSError:
+            return False  # told by whoever checks the configuration
+        return (state.st_gid, stat.S_IMODE(state.st_mode)) != (owner.gid, 0o640)
+
+    def make() -> Undo:
+        return _give(place, owner, 0o640)
+
+    return Change(f"secret {place} (owner 0:{owner.gid}, mode 0640)", differs, make)
+
+
+def _give(place: str, owner: Owner, mode: int) -> Undo:
+    fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode) or state.st_uid != 0:
+            raise RefusedError(f"{place} is not a file of root's")
+        os.fchown(fd, owner.uid, owner.gid)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+    def undo() -> None:
+        _give(place, Owner(state.st_uid, state.st_gid), stat.S_IMODE(state.st_mode))
+
+    return undo
+
+
+def findings(plan: Plan) -> Iterator[Finding]:
+    """What is wrong with the launchers: a capability that is lost, and files that are not ours."""
+    for room in launched(plan):
+        place = plan.places.launcher(room.name)
+        wanted, owner = content(plan, room), Owner(0, room.grant.gid)
+        if not os.path.lexists(place):
+            yield Finding(Kind.DRIFT, place, "is missing; no backup of it can run", APPLY)
+        elif file_differs(place, wanted, owner=owner, mode=MODE):
+            yield Finding(Kind.DRIFT, place, _wrong(place, wanted, owner), APPLY)
+        elif _mark(place) != attribute(Mark(plan.launcher_mark)):
+            had = "another mark" if _mark(place) else "lost its capability"
+            text = f"has {had}; it was cap_dac_read_search={plan.launcher_mark}"
+            yield Finding(Kind.DRIFT, place, text, APPLY)
+    known = {room.name for room in launched(plan)}
+    with suppress(OSError):
+        for name in sorted({*os.listdir(plan.places.launchers)} - known):
+            text = "is not in the plan, and may carry a capability"
+            yield Finding(Kind.DRIFT, f"{plan.places.launchers}/{name}", text, APPLY)
+
+
+def _wrong(place: str, wanted: bytes, owner: Owner) -> str:
+    state = os.lstat(place)
+    if (state.st_uid, state.st_gid) != owner or stat.S_IMODE(state.st_mode) != MODE:
+        found = f"{state.st_uid}:{state.st_gid}, mode {stat.S_IMODE(state.st_mode):04o}"
+        return f"has a wrong owner or mode (owner {found}, for {owner.uid}:{owner.gid}, mode {MODE:04o})"
+    return "is another program than `capkeep apply` makes"
+
+
+def obsolete(plan: Plan) -> Iterator[Removal]:
+    """Launchers that the plan has no use for, and the directory of sockets where root has another."""
+    known = {room.name for room in launched(plan)}
+    if not known:
+        yield removal(plan.places)
+    else:
+        with suppress(FileNotFoundError):
+            for name in sorted({*os.listdir(plan.places.launchers)} - known):
+                place = f"{plan.places.launchers}/{name}"
+                there = partial(os.path.lexists, place)
+                yield Removal(f"launcher {place}", there, partial(os.unlink, place))
+    if plan.places.run != plan.places.own_run:
+        run = plan.places.own_run
+        yield Removal(f"directory {run}", partial(os.path.isdir, run), partial(remove_tree, run))
+
+
+def removals(plan: Plan) -> Iterator[Removal]:
+    """All launchers, and the group of secrets: its number may be somebody else's one day."""
+    yield removal(plan.places)
+    gid = plan.runner.grant.gid
+    for source in dict.fromkeys(s.source for r in plan.rooms for s in r.secrets):
+        if plan.starter is Starter.LAUNCHER and source.file:
+            yield Removal(
+                f"group {gid} from secret {source.file}",
+                partial(_has_group, source.file, gid),
+                partial(_take_back, source.file),
+            )
+
+
+def _has_group(place: str, gid: int) -> bool:
+    try:
+        return os.stat(place).st_gid == gid
+    except OSError:
+        return False
+
+
+def _take_back(place: str) -> None:
+    _give(place, Owner(0, 0), 0o600)
+
+
+def removal(places: Places) -> Removal:
+    """All of them."""
+    where = places.launchers
+    return Removal(f"directory {where}", partial(os.path.isdir, where), partial(remove_tree, where))
