@@ -290,7 +290,8 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def take_lock(run_dir: str) -> int:
     """Only one process opens the doors, or takes them away. Raises RefusedError, OSError."""
-    fd = os.open(f"{run_dir}/doors.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(f"{run_dir}/doors.lock", flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

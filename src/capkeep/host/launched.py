@@ -58,7 +58,7 @@ def _tidy() -> None:
     for fd in opened - kept:
         with suppress(OSError):  # the one by which they were listed
             os.close(fd)
-    for fd in sorted({CALLER, ANSWER, LOG} - opened):
+    for _ in {CALLER, ANSWER, LOG} - opened:
         os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 

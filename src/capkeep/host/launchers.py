@@ -24,10 +24,12 @@ MODULE: Final = "capkeep.host.launched"
 MODE: Final = 0o750
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 GIVEN_UP: Final = (
-    "namespaces for readers: a launcher has no right to make any. Landlock and a system call filter keep"
-    " their engines from writing, from files that are not the job's, and from every socket; other"
-    " processes and the names of files stay in sight",
-    "a user for each room: the rooms' one user can start each reader, and has the passwords",
+    (
+        "namespaces for readers: a launcher has no right to make any. Landlock and a system call filter"
+        " keep their engines from writing, from files that are not the job's, and from every socket;"
+        " other processes and the names of files stay in sight"
+    ),
+    "users for each kind of room: the rooms' one user can start each reader, and has the passwords",
 )
 
 
@@ -156,7 +158,7 @@ def findings(plan: Plan) -> Iterator[Finding]:
         if not os.path.lexists(place):
             yield Finding(Kind.DRIFT, place, "is missing; no backup of it can run", APPLY)
         elif file_differs(place, wanted, owner=owner, mode=MODE):
-            yield Finding(Kind.DRIFT, place, _wrong(place, wanted, owner), APPLY)
+            yield Finding(Kind.DRIFT, place, _wrong(place, owner), APPLY)
         elif _mark(place) != attribute(Mark(plan.launcher_mark)):
             had = "another mark" if _mark(place) else "lost its capability"
             text = f"has {had}; it was cap_dac_read_search={plan.launcher_mark}"
@@ -168,7 +170,7 @@ def findings(plan: Plan) -> Iterator[Finding]:
             yield Finding(Kind.DRIFT, f"{plan.places.launchers}/{name}", text, APPLY)
 
 
-def _wrong(place: str, wanted: bytes, owner: Owner) -> str:
+def _wrong(place: str, owner: Owner) -> str:
     state = os.lstat(place)
     if (state.st_uid, state.st_gid) != owner or stat.S_IMODE(state.st_mode) != MODE:
         found = f"{state.st_uid}:{state.st_gid}, mode {stat.S_IMODE(state.st_mode):04o}"

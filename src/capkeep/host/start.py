@@ -217,6 +217,8 @@ def _log(plan: Plan, room: Room) -> int:
     A room that holds a terminal could read what is typed there, and write on it what it likes. A vault
     that may change owners could change a log's: it has none.
     """
+    if os.geteuid() != plan.opener and os.isatty(STDERR):
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # the log's place is its user's
     log = os.dup(STDERR) if not os.isatty(STDERR) else open_log(plan.places.rooms_log)
     owned = room.kind is RoomKind.VAULT and room.grant.changes_owners
     if not owned or not stat.S_ISREG(os.fstat(log).st_mode):

@@ -33,6 +33,7 @@ class Profile(StrEnum):
     """Whom a filter is for. A child's filter only adds to its parent's."""
 
     ROOM = "room"  # our own programs; so it allows all that the engine below them needs
+    ALONE = "alone"  # as ROOM, for one that has the host's network before its eyes: no socket
     RUNNER = "runner"  # asks rooms on unix sockets
     VAULT = "vault"  # the vault, the notifier, and what they start
     SEALED = "sealed"  # a command that may read everybody's files: no socket of any kind
@@ -135,9 +136,10 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
         return NEVER, _ROOM_RULES | _NO_SETID
     if profile is Profile.RUNNER:
         return NEVER, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
-    if profile is Profile.SEALED:
+    if profile in (Profile.SEALED, Profile.ALONE):
         # A pair as well: what is sent on one end may be addressed to anybody (unix(7), SOCK_DGRAM).
-        sockets = {name: ENGINE[name] for name in ("socket", "socketpair")}
+        kinds = ("socket", "socketpair") if profile is Profile.SEALED else ("socket",)
+        sockets = {name: ENGINE[name] for name in kinds}
         return NEVER | sockets, {k: v for k, v in _ROOM_RULES.items() if k != "socket"} | _NO_SETID
     own = Condition(0, (pid,))
     engine = {k: v for k, v in _ROOM_RULES.items() if k != "socket"}
@@ -150,9 +152,9 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
         return NEVER | denied | CHANGING | STARTING, ruled
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
-    engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
-    if profile is Profile.LAUNCHED:
-        engine = {name: conditions for name, conditions in engine.items() if name not in TOUCHING}
+    # What touches modes and times is answered for a launched engine before anything else is asked.
+    other = CHANGING | TOUCHING if profile is Profile.LAUNCHED else CHANGING
+    engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in other}
     if profile is Profile.MOUNT:
         # Connected to each other and to nobody else, for ever: a stream takes no address (unix(7)).
         engine["socketpair"] = (Condition(0, (_AF_UNIX,)), Condition(1, (_STREAM,), _SOCKET_TYPE))

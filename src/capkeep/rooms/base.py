@@ -153,10 +153,10 @@ class EngineRoom:
 
     def _tried(self, facts: Facts) -> Facts:
         """Of this very process, with what it was refused, where its walls are not to be read of."""
-        return facts._replace(refused=trial.refused()) if self._launched else facts
+        return facts._replace(refused=trial.refused()) if self.launched else facts
 
     @property
-    def _launched(self) -> bool:
+    def launched(self) -> bool:
         """Whether it is in the machine's own namespaces (`host/launched.py`)."""
         return self.brief.walls.starter is Starter.LAUNCHER
 
@@ -398,7 +398,7 @@ class EngineRoom:
         # An engine that was explicitly given the network keeps sockets, and nothing else.
         profile = seccomp.Profile.VAULT if grant.network else self.profile
         sealed = hook and grant.capabilities
-        profile = seccomp.Profile.LAUNCHED if self._launched else profile
+        profile = seccomp.Profile.LAUNCHED if self.launched else profile
         seccomp.install(seccomp.Profile.SEALED if sealed else profile)
 
     def _confine_lesser(self, lesser: Lesser) -> None:
@@ -567,8 +567,8 @@ def serve(
 ) -> int:
     """A room's whole life: brief, proof, wire, one request, one result.
 
-    `read` finds its brief. `become` changes the process before its proof, and says what is to be proven then; `patience` is as
-    `EngineRoom`'s.
+    `read` finds its brief. `become` changes the process before its proof, and says what is to be
+    proven then; `patience` is as `EngineRoom`'s.
     """
     hide_memory()
     try:
@@ -597,7 +597,8 @@ def _answer(
     try:
         room.open_wire()
         servers = room.brief.room.grant.servers
-        seccomp.install(seccomp.Profile.HOST if servers else seccomp.Profile.ROOM)
+        own = seccomp.Profile.ALONE if room.launched else seccomp.Profile.ROOM
+        seccomp.install(seccomp.Profile.HOST if servers else own)
         room.prove()
         request = room.request()
         action = actions.get(str(request.get("action")))

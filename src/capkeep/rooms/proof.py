@@ -98,7 +98,7 @@ def weaknesses(
     yield from _confinement(facts, walls, process)
     yield from _namespaces(facts, walls, process)
     if walls.starter is Starter.LAUNCHER:
-        yield from _in_sight(facts, process)
+        yield from _in_sight(facts)
     else:
         yield from _reach(facts, grant, walls)
 
@@ -158,13 +158,13 @@ def _namespaces(facts: Facts, walls: Walls, process: str) -> Iterator[Weakness]:
         yield Weakness(NAMESPACES.get(name, name), f"the {name} namespace {how}")
 
 
-def _in_sight(facts: Facts, process: str) -> Iterator[Weakness]:
+def _in_sight(facts: Facts) -> Iterator[Weakness]:
     """In the machine's own namespaces: what Landlock and the filter keep it from, as it was tried."""
     if trial.WRITE not in facts.refused:
         yield Weakness("Landlock", "Landlock does not keep it from writing")
     if trial.READ not in facts.refused:
         yield Weakness("Landlock", "Landlock does not keep it from files that are not its job's")
-    if trial.SOCKET not in facts.refused and process == ENGINE:
+    if trial.SOCKET not in facts.refused:
         yield Weakness("SystemCallFilter", "it can make sockets, and so has the network")
     if 0 < facts.landlock < TRUNCATING:
         text = f"this kernel's Landlock (ABI {facts.landlock}) lets it empty files of its user"
