@@ -1,0 +1,322 @@
+"""Readers started by launchers: no systemd, no root parent, and one user for all rooms."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from capkeep.errors import ConfigError
+from capkeep.host import drift
+from capkeep.host.files import Owner, write_atomic
+from capkeep.host.probe import probe
+from capkeep.kernel import landlock
+from capkeep.kernel.launcher import ATTRIBUTE, Mark, attribute, program
+from capkeep.plan.model import Plan
+from capkeep.rooms.protocol import Channel, Message
+from tests.rooms.house import INTERPRETER, wait_for
+from tests.rooms.launched import HOST, USER, Launched, launched, only_root_s
+from tests.system import hostile_launched
+
+TRUNCATING: Final = 3
+STRANGER: Final = 71_234
+
+pytestmark = pytest.mark.skipif(
+    landlock.abi() < TRUNCATING, reason="without Landlock no launcher's reader begins"
+)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Launched]:
+    with launched() as made:
+        only_root_s(Path(made.base, "source/secret"), "for root alone\n")
+        done = made("init")
+        assert done.code == 0, done
+        yield made
+
+
+def events(home: Launched, *words: str) -> list[Message]:
+    return [json.loads(line) for line in home(*words, "--json").out.splitlines()]
+
+
+def ended(said: list[Message]) -> Message:
+    return next(m for m in said if m.get("event") == "end")
+
+
+def lost_to(said: list[Message]) -> str:
+    """Why it failed, where nothing but the runner has proven itself: then no engine was started."""
+    assert {m["process"] for m in said if m["event"] == "proof"} == {"room"}
+    end = ended(said)
+    assert end["failure"] == "weakened", said
+    return f"{end['text']} {end['reasons']}"
+
+
+def test_everything_is_read_without_a_root_parent(home: Launched) -> None:
+    said = events(home, "run")
+    assert ended(said)["outcome"] == "complete", said
+    listed = home("ls", "latest", uid=0, gid=0).out
+    assert f"{home.base}/source/secret" in listed
+    assert f"{home.base}/etc/secrets" not in listed
+    back = Path(home.base, "back")
+    restored = home("restore", "latest", "--to", str(back), uid=0, gid=0)
+    assert restored.code == 0, restored
+    copy = Path(f"{back}{home.base}/source/secret")
+    assert (copy.read_text(), copy.stat().st_uid) == ("for root alone\n", 0)
+
+
+def test_the_reader_alone_has_the_capability_and_proves_its_walls(home: Launched) -> None:
+    said = events(home, "run", "--dry-run")
+    proofs = [m for m in said if m["event"] == "proof"]
+    held = {}
+    for proof in proofs:
+        facts = proof["facts"]
+        assert isinstance(facts, dict)
+        assert proof["weaker"] == []
+        assert set(facts["uids"]) == {USER.pw_uid}
+        held[f"{proof['room']} {proof['process']}"] = (facts["effective"], facts["refused"])
+    everything = ["write", "read", "socket"]
+    reader = (["CAP_DAC_READ_SEARCH"], everything)
+    assert held["reader-job-repo engine"] == held["reader-job-repo room"] == reader
+    assert held["vault-repo vault"] == held["runner room"] == ([], [])
+
+
+def test_a_lost_mark_is_told_before_the_engine_starts(home: Launched) -> None:
+    os.removexattr(home.launcher, ATTRIBUTE)
+    try:
+        text = lost_to(events(home, "run"))
+        assert "has lost CAP_DAC_READ_SEARCH" in text
+        assert "has lost its mark" in text
+        found = [(f.what, f.text, f.mend) for f in drift.differences(home.plan)]
+        text = "has lost its capability; it was cap_dac_read_search=ep"
+        assert (str(home.launcher), text, "capkeep apply") in found
+    finally:
+        home.apply(home.plan)
+    assert os.getxattr(home.launcher, ATTRIBUTE) == attribute(Mark.PERMITTED)
+    assert not [f for f in drift.differences(home.plan) if "launchers" in f.what]
+    assert ended(events(home, "run", "--dry-run"))["outcome"] == "complete"
+
+
+def test_what_keeps_a_marked_launcher_from_gaining_it_is_told(home: Launched) -> None:
+    wait_until_closed(home)
+    argv = ["/usr/bin/setpriv", "--no-new-privs", "--", *home.command("run", "--json")]
+    done = subprocess.run(
+        argv, user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], cwd="/", check=False,
+        env={"PATH": "/usr/bin"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    text = lost_to([json.loads(line) for line in done.stdout.splitlines()])
+    assert "is marked, but something above it keeps programs from gaining anything" in text
+    wait_until_closed(home)
+
+
+def wait_until_closed(home: Launched) -> None:
+    """The doors of the run before close by themselves."""
+    wait_for(lambda: not os.path.exists(home.places.runner_socket), 60)
+
+
+def test_changed_launchers_and_strange_ones_are_found(home: Launched) -> None:
+    other = Path(home.places.launchers, "another")
+    content = home.launcher.read_bytes()
+    mark, group = attribute(Mark.PERMITTED), Owner(0, USER.pw_gid)
+    try:
+        write_atomic(str(other), content, owner=group, mode=0o755, mark=mark)
+        changed = content.replace(b"reader-job", b"reader-jab")
+        write_atomic(str(home.launcher), changed, owner=group, mode=0o750, mark=mark)
+        assert found(home) == {
+            "another": "is not in the plan, and may carry a capability",
+            "reader-job-repo": "is another program than `capkeep apply` makes",
+        }
+        write_atomic(str(home.launcher), content, owner=group, mode=0o755, mark=mark)
+        assert "has a wrong owner or mode" in found(home)["reader-job-repo"]
+        home.launcher.unlink()
+        assert "is missing" in found(home)["reader-job-repo"]
+    finally:
+        other.unlink()
+        home.apply(home.plan)
+    assert found(home) == {}
+
+
+def found(home: Launched) -> dict[str, str]:
+    return {
+        os.path.basename(f.what): f.text
+        for f in drift.differences(home.plan)
+        if f.what.startswith(home.places.launchers)
+    }
+
+
+def test_an_audit_starts_it_as_it_is_started_at_night(home: Launched) -> None:
+    probes = probe(home.plan, {})
+    assert probes.findings == ()
+    reader = {p.process: p.facts for p in probes.rooms if p.room == "reader-job-repo"}
+    assert reader["engine"].refused == ("write", "read", "socket")
+    assert reader["room"].effective == ("CAP_DAC_READ_SEARCH",)
+
+
+def asked(home: Launched, uid: int, request: Message, *, wired: bool = True) -> list[Message]:
+    """What the launcher's reader says to whoever starts it himself."""
+    ours, theirs = socket.socketpair()
+    near, far = socket.socketpair()
+
+    def arrange() -> None:
+        os.dup2(near.fileno(), 4) if wired else os.close(4)
+
+    with Channel(ours) as channel, near, far, theirs:
+        child = subprocess.Popen(
+            [home.launcher, "/etc/shadow"], user=uid, group=USER.pw_gid, extra_groups=[], cwd="/tmp",
+            env={"PYTHONPATH": "/tmp", "CREDENTIALS_DIRECTORY": "/etc"}, stdin=theirs, stdout=theirs,
+            preexec_fn=arrange, close_fds=False,
+        )  # fmt: skip
+        theirs.close()
+        near.close()
+        with contextlib.suppress(OSError):
+            channel.send(request)
+        channel.sock.settimeout(60)
+        said: list[Message] = []
+        try:
+            for message in channel:
+                said.append(message)
+                if message["event"] == "result":
+                    break
+            return said
+        finally:
+            far.close()
+            channel.close()
+            child.wait(60)
+
+
+def test_somebody_else_of_its_group_starts_nothing(home: Launched) -> None:
+    said = asked(home, STRANGER, {"action": "probe"})
+    assert [m["event"] for m in said] == ["result"]
+    assert "is for games alone to start" in str(said[0]["text"])
+
+
+def test_who_is_not_in_its_group_cannot_even_begin(home: Launched) -> None:
+    with pytest.raises(PermissionError):
+        subprocess.run([home.launcher], user=STRANGER, group=STRANGER, extra_groups=[], check=False)
+
+
+def test_it_begins_nothing_without_a_wire(home: Launched) -> None:
+    said = asked(home, USER.pw_uid, {"action": "backup"}, wired=False)
+    assert "a socket as descriptor 4" in str(said[-1]["text"])
+
+
+def test_a_hostile_engine_gets_at_nothing_that_is_in_sight(home: Launched) -> None:
+    """Each attempt succeeds without walls, with the same user and capability; else it shows nothing."""
+    with victims(home) as targets:
+        plan = in_place_of_restic(home, targets)
+        free = attempts_without_walls(home, targets)
+        assert {name for name, (got, _) in free.items() if not got} == set(), free
+        own = Path(targets["own"])
+        own.chmod(0o600)
+        os.utime(own, (5, 5))
+    with victims(home) as targets:
+        plan = in_place_of_restic(home, targets)
+        home.apply(plan)
+        try:
+            said = events(home, "run")
+            assert ended(said)["outcome"] == "failed"
+            assert "engine" in {m["process"] for m in said if m["event"] == "proof"}
+        finally:
+            home.apply(home.plan)
+        results = json.loads(Path(targets["out"], "found").read_text())
+        assert {name: why for name, (got, why) in results.items() if got} == {}
+        assert len(results) == len(hostile_launched.ATTEMPTS)
+        state = os.stat(targets["own"])
+        assert (state.st_mode & 0o777, state.st_mtime) == (0o600, 5)
+
+
+@contextlib.contextmanager
+def victims(home: Launched) -> Iterator[dict[str, str]]:
+    """What there is to be got, all of the rooms' one user: files, a process, sockets."""
+    out = f"{home.places.cache}/reader-job-repo"
+    folder = Path(home.base, "owned")
+    folder.mkdir(exist_ok=True)
+    os.chown(folder, USER.pw_uid, USER.pw_gid)
+    names = {name: str(folder / name) for name in ("own", "emptied", "removed", "renamed", "door")}
+    for name in ("own", "emptied", "removed", "renamed"):
+        Path(names[name]).write_text("of the rooms' user\n")
+        Path(names[name]).chmod(0o600)
+        os.chown(names[name], USER.pw_uid, USER.pw_gid)
+    os.utime(names["own"], (5, 5))
+    for leftover in (names["door"], f"{names['own']}-new", f"{out}/linked", f"{out}/found"):
+        Path(leftover).unlink(missing_ok=True)
+    fifo, tmp = Path(home.base, "source/fifo"), Path("/tmp", f"hostile-{os.getpid()}")
+    os.mkfifo(fifo)
+    fifo.chmod(0o666)
+    abstract = f"capkeep-{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        stack.callback(fifo.unlink)
+        stack.callback(tmp.unlink, missing_ok=True)
+        stack.callback(os.close, os.open(fifo, os.O_RDWR))
+        tcp, udp = socket.create_server(("127.0.0.1", 0)), socket.socket(type=socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        door, hidden = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        door.bind(names["door"])
+        os.chmod(names["door"], 0o666)
+        hidden.bind("\0" + abstract)
+        for sock in (tcp, udp, door, hidden):
+            stack.callback(sock.close)
+        for sock in (door, hidden):
+            sock.listen(8)
+        victim = subprocess.Popen(
+            [INTERPRETER, "-c", "import signal, sys; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
+             " print('y', flush=True); sys.stdin.read()"],
+            user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], env={"TOKEN": "of the victim"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert victim.stdout is not None
+        victim.stdout.read(1)
+        stack.callback(victim.communicate, timeout=30)
+        stack.callback(victim.kill)
+        yield names | {
+            "out": out, "fifo": str(fifo), "tmp": str(tmp), "abstract": abstract,
+            "victim": str(victim.pid), "tcp": str(tcp.getsockname()[1]), "udp": str(udp.getsockname()[1]),
+            "secret": f"{home.base}/etc/capkeep.toml", "password": f"{home.base}/etc/secrets/repo",
+            "config": f"{home.base}/repositories/repo/config",
+        }  # fmt: skip
+
+
+def in_place_of_restic(home: Launched, targets: dict[str, str]) -> Plan:
+    """The plan with the hostile program for an engine."""
+    path = Path(home.base, "lib/hostile")
+    source = Path(hostile_launched.__file__).read_text()
+    path.write_text(f"#!{INTERPRETER} -IS\nTARGETS = {targets!r}\n{source}")
+    path.chmod(0o755)
+    repositories = (home.plan.repository("repo")._replace(program=str(path)),)
+    return home.plan._replace(repositories=repositories)
+
+
+def attempts_without_walls(home: Launched, targets: dict[str, str]) -> dict[str, tuple[bool, str]]:
+    """The same program by a launcher that starts it at once: what a copy of setpriv would do."""
+    free = Path(home.base, "free")
+    argv = (f"{home.base}/lib/hostile",)
+    content = program(os.uname().machine, argv, {"PATH": "/usr/bin"})
+    owner = Owner(0, USER.pw_gid)
+    write_atomic(str(free), content, owner=owner, mode=0o750, mark=attribute(Mark.PERMITTED))
+    subprocess.run(
+        [free], user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], check=False, timeout=60
+    )
+    return dict(json.loads(Path(targets["out"], "found").read_text()))
+
+
+def test_what_needs_another_user_or_root_is_refused_by_name() -> None:
+    with launched() as home:
+        path = Path(home.places.config, "capkeep.toml")
+        path.write_text(
+            path.read_text().replace(HOST, HOST + "members-restore = true\n")
+            + '[dumps.who]\nkind = "command"\ncommand = ["/usr/bin/id"]\nuser = "daemon"\n'
+        )
+        os.chown(Path(home.base, "etc/secrets/repo"), 0, 0)
+        Path(home.base, "etc/secrets/repo").chmod(0o600)
+        text = path.read_text().replace(
+            'repositories = ["repo"]', 'repositories = ["repo"]\ndumps = ["who"]'
+        )
+        path.write_text(text)
+        with pytest.raises(ConfigError) as refused:
+            home.compiled()
+    assert "dump who needs a user of its own" in str(refused.value)
+    assert "members-restore" in str(refused.value)
