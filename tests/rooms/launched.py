@@ -70,3 +70,14 @@ def only_root_s(path: Path, text: str) -> None:
     path.write_text(text)
     os.chown(path, 0, 0)
     path.chmod(0o600)
+
+
+class LaunchedTarget(Launched):
+    """A host that is pulled from: one reader without a wire, which its login starts."""
+
+    def compiled(self) -> Plan:
+        plan = super().compiled()
+        repositories = tuple(r._replace(location="", pulled_by="a key") for r in plan.repositories)
+        runner, reader = plan.runner, plan.room("reader-job-repo")
+        rooms = (runner, reader._replace(wire=None, secrets=(), door=None))
+        return plan._replace(repositories=repositories, rooms=rooms)

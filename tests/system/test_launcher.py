@@ -25,6 +25,10 @@ from tests.system import hostile_launched
 
 TRUNCATING: Final = 3
 STRANGER: Final = 71_234
+VICTIM: Final = (
+    "import signal, sys; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
+    " print('y', flush=True); sys.stdin.read()"
+)
 
 pytestmark = pytest.mark.skipif(
     landlock.abi() < TRUNCATING, reason="without Landlock no launcher's reader begins"
@@ -263,8 +267,7 @@ def victims(home: Launched) -> Iterator[dict[str, str]]:
         for sock in (door, hidden):
             sock.listen(8)
         victim = subprocess.Popen(
-            [INTERPRETER, "-c", "import signal, sys; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
-             " print('y', flush=True); sys.stdin.read()"],
+            [INTERPRETER, "-c", VICTIM],
             user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], env={"TOKEN": "of the victim"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
