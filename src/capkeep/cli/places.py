@@ -5,7 +5,7 @@ import os
 
 from capkeep.errors import RefusedError
 from capkeep.kernel.ways import resolve as real_path
-from capkeep.plan.places import Mode, Places, without_root
+from capkeep.plan.places import RUN, Mode, Places, for_starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ SYSTEM = Places(
     state="/var/lib/capkeep",
     cache="/var/cache/capkeep",
     log="/var/log/capkeep",
-    run="/run/capkeep",
+    run=RUN,
 )
 
 
@@ -30,7 +30,7 @@ def resolve(args: argparse.Namespace) -> Places:
         return _real(prefixed(os.path.abspath(args.prefix)))
     if args.user:
         return _real(user_places())
-    return _real(without_root(SYSTEM) if os.path.isdir(SYSTEM.own_run) else SYSTEM)
+    return _real(for_starter(SYSTEM, root=not os.path.isdir(SYSTEM.own_run)))
 
 
 def _real(places: Places) -> Places:

@@ -18,7 +18,7 @@ from capkeep.plan.compile import HostFacts, compile_plan, configured, users_need
 from capkeep.plan.hooks import users_lent
 from capkeep.plan.load import load_head, load_plan
 from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind, Starter, room_user
-from capkeep.plan.places import without_root
+from capkeep.plan.places import for_starter
 from capkeep.plan.pull import logins
 from capkeep.plan.timetable import Timetable
 
@@ -32,8 +32,9 @@ class Compiler:
         self._hand_over = hand_over
         self._mode = mode
         self._config = lent.resolved(load(places.config, user_mode=mode is Mode.USER), mode)
-        if mode is Mode.SYSTEM and self._starter() is Starter.LAUNCHER:
-            self._places = without_root(places)
+        if mode is Mode.SYSTEM:
+            root = self._config.host.start != Starter.LAUNCHER
+            self._places = for_starter(places, root=root)
         self._created: tuple[str, ...] | None = None  # unless noted: those of the plan before
 
     def users(self) -> Iterator[Change]:

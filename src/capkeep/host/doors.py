@@ -274,6 +274,8 @@ def _load_safe(places: Places) -> Plan:
             "systemd opens the doors on this host",
             hint='for doors of our own write start = "doors" in [host] and `capkeep apply`',
         )
+    if os.geteuid() != plan.opener:
+        raise RefusedError(f"{plan.runner.grant.user} opens the doors on this host")
     refuse_untrusted(plan, os.geteuid())
     refuse_exchangeable(plan)
     return plan

@@ -14,7 +14,14 @@ from typing import Final
 
 from capkeep.errors import RefusedError
 from capkeep.host.changes import Change, Removal, Undo, directory_change
-from capkeep.host.files import Owner, file_differs, remove_file, remove_tree, write_atomic
+from capkeep.host.files import (
+    Owner,
+    file_differs,
+    make_directory,
+    remove_file,
+    remove_tree,
+    write_atomic,
+)
 from capkeep.host.finding import APPLY, Finding, Kind
 from capkeep.kernel.launcher import ATTRIBUTE, MACHINES, Mark, attribute, program
 from capkeep.kernel.process import python
@@ -57,13 +64,19 @@ def secrets_directory(plan: Plan, root: Owner) -> tuple[Owner, int]:
     return root, 0o700
 
 
+def secret_file(plan: Plan, root: Owner) -> tuple[Owner, int]:
+    """The same of the file of a secret."""
+    if plan.starter is Starter.LAUNCHER:
+        return Owner(root.uid, plan.runner.grant.gid), 0o640
+    return root, 0o600
+
+
 def changes(plan: Plan) -> Iterator[Change]:
     """The launchers, and the secrets that their user's rooms read. Raises RefusedError."""
     rooms = tuple(launched(plan))
     if plan.starter is Starter.LAUNCHER:
-        for source in dict.fromkeys(s.source for r in plan.rooms for s in r.secrets):
-            if source.file:
-                yield _secret(source.file, Owner(0, plan.runner.grant.gid))
+        for place in _secret_files(plan):
+            yield _secret(place, *secret_file(plan, Owner(0, 0)))
     if rooms:
         yield directory_change(plan.places.launchers, owner=Owner(0, 0), mode=0o755)
         _refuse_powerless(plan.places)
@@ -117,7 +130,12 @@ def _put(place: str, content: bytes, owner: Owner, mark: bytes) -> Undo:
     return undo
 
 
-def _secret(place: str, owner: Owner) -> Change:
+def _secret_files(plan: Plan) -> tuple[str, ...]:
+    sources = (s.source for room in plan.rooms for s in room.secrets)
+    return tuple(dict.fromkeys(source.file for source in sources if source.file))
+
+
+def _secret(place: str, owner: Owner, mode: int) -> Change:
     """A secret's file, for the group of the rooms' one user to read."""
 
     def differs() -> bool:
@@ -125,15 +143,19 @@ def _secret(place: str, owner: Owner) -> Change:
             state = os.stat(place)
         except OSError:
             return False  # told by whoever checks the configuration
-        return (state.st_gid, stat.S_IMODE(state.st_mode)) != (owner.gid, 0o640)
+        return (state.st_gid, stat.S_IMODE(state.st_mode)) != (owner.gid, mode)
 
     def make() -> Undo:
-        return _give(place, owner, 0o640)
+        state = os.stat(place)
+        was = Owner(state.st_uid, state.st_gid)
+        _give(place, owner, mode)
+        return partial(_give, place, was, stat.S_IMODE(state.st_mode))
 
-    return Change(f"secret {place} (owner 0:{owner.gid}, mode 0640)", differs, make)
+    return Change(f"secret {place} (owner 0:{owner.gid}, mode {mode:04o})", differs, make)
 
 
-def _give(place: str, owner: Owner, mode: int) -> Undo:
+def _give(place: str, owner: Owner, mode: int) -> None:
+    """Raises RefusedError for what is no file of root's, OSError."""
     fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         state = os.fstat(fd)
@@ -143,11 +165,6 @@ def _give(place: str, owner: Owner, mode: int) -> Undo:
         os.fchmod(fd, mode)
     finally:
         os.close(fd)
-
-    def undo() -> None:
-        _give(place, Owner(state.st_uid, state.st_gid), stat.S_IMODE(state.st_mode))
-
-    return undo
 
 
 def findings(plan: Plan) -> Iterator[Finding]:
@@ -189,22 +206,22 @@ def obsolete(plan: Plan) -> Iterator[Removal]:
                 place = f"{plan.places.launchers}/{name}"
                 there = partial(os.path.lexists, place)
                 yield Removal(f"launcher {place}", there, partial(os.unlink, place))
-    if plan.places.run != plan.places.own_run:
-        run = plan.places.own_run
+    if run := plan.places.other_run:
         yield Removal(f"directory {run}", partial(os.path.isdir, run), partial(remove_tree, run))
 
 
 def removals(plan: Plan) -> Iterator[Removal]:
     """All launchers, and the group of secrets: its number may be somebody else's one day."""
     yield removal(plan.places)
+    if plan.starter is not Starter.LAUNCHER:
+        return
     gid = plan.runner.grant.gid
-    for source in dict.fromkeys(s.source for r in plan.rooms for s in r.secrets):
-        if plan.starter is Starter.LAUNCHER and source.file:
-            yield Removal(
-                f"group {gid} from secret {source.file}",
-                partial(_has_group, source.file, gid),
-                partial(_take_back, source.file),
-            )
+    for place in _secret_files(plan):
+        take = partial(_give, place, Owner(0, 0), 0o600)
+        yield Removal(f"group {gid} from secret {place}", partial(_has_group, place, gid), take)
+    place = plan.places.secrets
+    close = partial(make_directory, place, owner=Owner(0, 0), mode=0o700)
+    yield Removal(f"group {gid} from {place}", partial(_has_group, place, gid), close)
 
 
 def _has_group(place: str, gid: int) -> bool:
@@ -212,10 +229,6 @@ def _has_group(place: str, gid: int) -> bool:
         return os.stat(place).st_gid == gid
     except OSError:
         return False
-
-
-def _take_back(place: str) -> None:
-    _give(place, Owner(0, 0), 0o600)
 
 
 def removal(places: Places) -> Removal:

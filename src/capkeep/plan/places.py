@@ -6,6 +6,7 @@ Apart from the rest of the plan's values because `capkeep run` waits for every i
 from enum import StrEnum
 from typing import NamedTuple
 
+RUN = "/run/capkeep"  # where a host's own sockets are
 METRICS_FILE = "capkeep.prom"  # in the directory that [metrics] names
 
 
@@ -27,8 +28,15 @@ class Places(NamedTuple):
 
     @property
     def own_run(self) -> str:
-        """Where sockets are on a host without a root parent: nobody could make /run/capkeep anew."""
+        """Where sockets are on a host without a root parent: nobody could make RUN anew."""
         return self.state + "/run"
+
+    @property
+    def other_run(self) -> str:
+        """Of a host: where sockets were if another than now started its rooms; "" below a prefix."""
+        if not self.is_system:
+            return ""
+        return RUN if self.run == self.own_run else self.own_run
 
     @property
     def launchers(self) -> str:
@@ -94,6 +102,8 @@ class Places(NamedTuple):
         return self.config + "/secrets"
 
 
-def without_root(places: Places) -> Places:
-    """The same where the rooms' one user starts them: what is in /run is gone with the machine's end."""
-    return places._replace(run=places.own_run) if places.is_system else places
+def for_starter(places: Places, *, root: bool) -> Places:
+    """The same with sockets where whoever starts rooms has them: what is in /run goes with the machine."""
+    if not places.is_system:
+        return places
+    return places._replace(run=RUN if root else places.own_run)
