@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from capkeep.host import pam_stack
-from capkeep.host.granting import OLDEST_LANDLOCK
 from capkeep.kernel import landlock
 from capkeep.kernel.facts import CAPABILITIES
 from tests.system.test_apply import Host, applied_host
@@ -84,7 +83,7 @@ def test_on_this_host_doors_and_users_have_rooms(host: Host) -> None:
     found = ways(host)
     names = ("doors", "user", "file capability")
     assert {name: found[name]["state"] for name in names} == dict.fromkeys(names, "works")
-    launchers = "works" if landlock.abi() >= OLDEST_LANDLOCK else BLOCKED
+    launchers = "works" if landlock.abi() else BLOCKED
     assert found["launcher"]["state"] == launchers
     assert found["doors"]["used"]
 

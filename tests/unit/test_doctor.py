@@ -100,7 +100,6 @@ def test_where_nothing_is_in_the_way_every_way_works() -> None:
         (Way.DOORS, GOOD._replace(mounts=errno.EACCES), "nothing can be mounted", "more rights"),
         (Way.DOORS, GOOD._replace(room="bwrap: Can't mount proc"), "Can't mount proc", "another way"),
         (Way.LAUNCHER, GOOD._replace(landlock=0), "has no Landlock", "lsm="),
-        (Way.LAUNCHER, GOOD._replace(landlock=2), "Landlock is too old", "Linux 6.2"),
         (Way.LAUNCHER, GOOD._replace(no_new_privs=True), "no_new_privs", "NoNewPrivileges=no"),
         (Way.LAUNCHER, GOOD._replace(bounding=without(READ)), "(bounding set)", "--cap-add"),
         (Way.LAUNCHER, GOOD._replace(files=Files("it has CapEff: 0")), "it has CapEff: 0", "another way"),

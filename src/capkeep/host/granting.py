@@ -28,7 +28,6 @@ from capkeep.values import MAY_BE_MISSING
 
 ADMIN: Final = "CAP_SYS_ADMIN"
 OLDEST_SYSTEMD: Final = 252
-OLDEST_LANDLOCK: Final = 3  # the ABI by which files can be kept from being emptied
 # Which directive of a unit separates which namespace; cgroup is not asked for where it cannot be had.
 DIRECTIVES: Final = {
     "mnt": "PrivateMounts", "net": "PrivateNetwork", "ipc": "PrivateIPC", "uts": "ProtectHostname",
@@ -144,12 +143,10 @@ def _launcher(seen: Seen) -> Judged:
     """A program for each reader that carries the capability; the other rooms are user namespaces."""
     user = _user(seen)
     reasons = [*user.reasons, *_gains(seen)]
-    if seen.landlock < OLDEST_LANDLOCK:
-        text = (
-            "this kernel's Landlock is too old" if seen.landlock else "this kernel has no Landlock"
-        )
-        mend = "boot Linux 6.2 or newer, with landlock in lsm= on its command line"
-        reasons.append(Reason(f"{text}: a reader would have nothing to close itself in with", mend))
+    if not seen.landlock:
+        text = "this kernel has no Landlock: a reader would have nothing to close itself in with"
+        mend = "boot Linux 5.13 or newer, with landlock in lsm= on its command line"
+        reasons.append(Reason(text, mend))
     text = "readers have no namespaces of their own, and all rooms are one user's"
     judged = _said(Way.LAUNCHER, reasons, [Reason(text, "")])
     if seen.files.trial is None and not reasons:

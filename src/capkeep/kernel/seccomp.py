@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from capkeep.kernel import libc
 from capkeep.kernel.syscalls import (
     CHANGING,
+    EMPTYING,
     ENGINE,
     HORIZON,
     NEVER,
@@ -80,6 +81,7 @@ _CLONE_NEW: Final = 0x7E020000
 _IOCTLS: Final = (0x5412, 0x541C, 0x8901, 0x8902)
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # SIGIO of any number to any process of the user
 
+_TRUNC, _NEITHER = 0o1000, 0o3  # O_TRUNC; O_ACCMODE, which is neither reading nor writing
 _CREATING, _SETID_BITS = 0o20000100, 0o6000  # O_CREAT, and O_TMPFILE without O_DIRECTORY
 
 
@@ -121,10 +123,35 @@ _ROOM_RULES: Final[Rules] = {
 }
 
 
+# Of our own programs.
+_PROGRAMS: Final = {
+    Profile.ROOM: _ROOM_RULES,
+    Profile.VAULT: _ROOM_RULES | _NO_SETID,
+    Profile.RUNNER: _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)},
+}
+
+
+def _launched() -> Rules:
+    """Of an engine that its user's other files are in sight of.
+
+    What touches modes and times is answered before anything else is asked (`program`). Landlock looks at
+    whoever opens a file to write before the file is emptied, and only lately at others who empty it.
+    """
+    untold = CHANGING | TOUCHING
+    found = {name: conditions for name, conditions in _NO_SETID.items() if name not in untold}
+    found["open"] = (_only_written_is_emptied(1), *found["open"])
+    found["openat"] = (_only_written_is_emptied(2), *found["openat"])
+    return found
+
+
+def _only_written_is_emptied(flags: int) -> Condition:
+    return Condition(flags, (_TRUNC, _TRUNC | _NEITHER), _TRUNC | _NEITHER, none_of=True)
+
+
 def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     """What a profile denies outright, and what depends on arguments. `pid` is the engine's own."""
-    if profile is Profile.ROOM:
-        return NEVER, _ROOM_RULES
+    if profile in _PROGRAMS:
+        return NEVER, _PROGRAMS[profile]
     if profile in (Profile.HOST, Profile.SERVER):
         # PostgreSQL keeps a second server from its files by a segment (src/backend/port/sysv_shmem.c).
         never = {name: numbers for name, numbers in NEVER.items() if not name.startswith("shm")}
@@ -132,10 +159,6 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
             return never, _ROOM_RULES
         identity = {name: ENGINE[name] for name in _IDENTITY}
         return never | identity, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
-    if profile is Profile.VAULT:
-        return NEVER, _ROOM_RULES | _NO_SETID
-    if profile is Profile.RUNNER:
-        return NEVER, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
     if profile in (Profile.SEALED, Profile.ALONE):
         # A pair as well: what is sent on one end may be addressed to anybody (unix(7), SOCK_DGRAM).
         kinds = ("socket", "socketpair") if profile is Profile.SEALED else ("socket",)
@@ -152,9 +175,9 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
         return NEVER | denied | CHANGING | STARTING, ruled
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
-    # What touches modes and times is answered for a launched engine before anything else is asked.
-    other = CHANGING | TOUCHING if profile is Profile.LAUNCHED else CHANGING
-    engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in other}
+    if profile is Profile.LAUNCHED:
+        return NEVER | ENGINE | CHANGING | EMPTYING, engine | _launched()
+    engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
     if profile is Profile.MOUNT:
         # Connected to each other and to nobody else, for ever: a stream takes no address (unix(7)).
         engine["socketpair"] = (Condition(0, (_AF_UNIX,)), Condition(1, (_STREAM,), _SOCKET_TYPE))

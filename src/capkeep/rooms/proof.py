@@ -13,9 +13,6 @@ from capkeep.plan.model import Grant, Mode, Room, Starter, Walls
 
 ENGINE: Final = "engine"
 FILTERING: Final = 2  # seccomp's filter mode, proc(5)
-TRUNCATING: Final = (
-    3  # the ABI of Landlock from which truncate(2) is a right of its own (Linux 6.2)
-)
 SAME_IDS: Final = 1 << 16  # ids that PrivateUsers=identity leaves as they are (systemd.exec(5))
 HOW_WEAKENED: Final = (
     "no engine was started; `capkeep audit` tells more, and the kernel or a container around this"
@@ -166,9 +163,6 @@ def _in_sight(facts: Facts) -> Iterator[Weakness]:
         yield Weakness("Landlock", "Landlock does not keep it from files that are not its job's")
     if trial.SOCKET not in facts.refused:
         yield Weakness("SystemCallFilter", "it can make sockets, and so has the network")
-    if 0 < facts.landlock < TRUNCATING:
-        text = f"this kernel's Landlock (ABI {facts.landlock}) lets it empty files of its user"
-        yield Weakness("Landlock", text)
 
 
 def _reach(facts: Facts, grant: Grant, walls: Walls) -> Iterator[Weakness]:
