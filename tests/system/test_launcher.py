@@ -3,8 +3,11 @@
 import contextlib
 import json
 import os
+import pwd
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,11 +20,13 @@ from capkeep.host.files import Owner, write_atomic
 from capkeep.host.probe import probe
 from capkeep.kernel import landlock
 from capkeep.kernel.launcher import ATTRIBUTE, Mark, attribute, program
+from capkeep.kernel.process import python
 from capkeep.plan.model import Plan
 from capkeep.rooms.protocol import Channel, Message
 from tests.rooms.house import INTERPRETER, wait_for
 from tests.rooms.launched import HOST, USER, Launched, launched, only_root_s
 from tests.system import hostile_launched
+from tests.system.test_apply import PREFIX, Host
 
 STRANGER: Final = 71_234
 VICTIM: Final = (
@@ -105,20 +110,9 @@ def test_a_lost_mark_is_told_before_the_engine_starts(home: Launched) -> None:
 
 
 def test_what_keeps_a_marked_launcher_from_gaining_it_is_told(home: Launched) -> None:
-    wait_until_closed(home)
-    argv = ["/usr/bin/setpriv", "--no-new-privs", "--", *home.command("run", "--json")]
-    done = subprocess.run(
-        argv, user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], cwd="/", check=False,
-        env={"PATH": "/usr/bin"}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    text = lost_to([json.loads(line) for line in done.stdout.splitlines()])
-    assert "is marked, but something above it keeps programs from gaining anything" in text
-    wait_until_closed(home)
-
-
-def wait_until_closed(home: Launched) -> None:
-    """The doors of the run before close by themselves."""
-    wait_for(lambda: not os.path.exists(home.places.runner_socket), 60)
+    said = asked(home, USER.pw_uid, {"action": "probe"}, "/usr/bin/setpriv", "--no-new-privs", "--")
+    assert [(m["event"], m.get("failure")) for m in said] == [("result", "weakened")]
+    assert "is marked, but something above it keeps programs from gaining" in str(said[0]["text"])
 
 
 def test_changed_launchers_and_strange_ones_are_found(home: Launched) -> None:
@@ -159,8 +153,10 @@ def test_an_audit_starts_it_as_it_is_started_at_night(home: Launched) -> None:
     assert reader["room"].effective == ("CAP_DAC_READ_SEARCH",)
 
 
-def asked(home: Launched, uid: int, request: Message, *, wired: bool = True) -> list[Message]:
-    """What the launcher's reader says to whoever starts it himself."""
+def asked(
+    home: Launched, uid: int, request: Message, *before: str, wired: bool = True
+) -> list[Message]:
+    """What the launcher's reader says to whoever starts it himself; `before`: in another manner."""
     ours, theirs = socket.socketpair()
     near, far = socket.socketpair()
 
@@ -169,7 +165,7 @@ def asked(home: Launched, uid: int, request: Message, *, wired: bool = True) -> 
 
     with Channel(ours) as channel, near, far, theirs:
         child = subprocess.Popen(
-            [home.launcher, "/etc/shadow"], user=uid, group=USER.pw_gid, extra_groups=[], cwd="/tmp",
+            [*before, home.launcher, "/etc/shadow"], user=uid, group=USER.pw_gid, extra_groups=[], cwd="/tmp",
             env={"PYTHONPATH": "/tmp", "CREDENTIALS_DIRECTORY": "/etc"}, stdin=theirs, stdout=theirs,
             preexec_fn=arrange, close_fds=False,  # noqa: PLW1509 - no threads here
         )  # fmt: skip
@@ -322,6 +318,54 @@ def attempts_without_walls(home: Launched, targets: dict[str, str]) -> dict[str,
         [free], user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], check=False, timeout=60
     )
     return dict(json.loads(Path(targets["out"], "found").read_text()))
+
+
+def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
+    base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
+    try:
+        host = Host(base)
+        host.config.write_text(
+            host.config.read_text().replace("[host]", '[host]\nstart = "launcher"')
+        )
+        secret, program = host.base / "etc/secrets/repo", f"{base}/state/launchers/reader-job-repo"
+        try:
+            made = host("apply")
+            assert made.code == 0, made
+            assert f"made launcher {program} (cap_dac_read_search=ep, for {PREFIX})" in made.out
+            assert [u.pw_name for u in pwd.getpwall() if u.pw_name.startswith(PREFIX)] == [PREFIX]
+            again = host("plan")
+            assert again.out.splitlines()[0] == "nothing to change", again
+            user = pwd.getpwnam(PREFIX)
+            for verb in ("init", "run"):
+                done = as_user(host, user.pw_uid, verb)
+                assert done.returncode == 0, done
+            assert (secret.stat().st_gid, secret.stat().st_mode & 0o777) == (user.pw_gid, 0o640)
+            audited = host("audit")
+            assert audited.code == 0, audited
+            os.removexattr(program, ATTRIBUTE)
+            shown = host("plan")
+            assert shown.out.startswith(f"would make launcher {program} "), shown
+        finally:
+            wait_for(
+                lambda: not Path(base, "run/run.sock").exists(), 60
+            )  # the doors close themselves
+            removed = host("remove")
+        assert removed.code == 0, removed
+        assert not Path(program).parent.exists()
+        assert (secret.stat().st_gid, secret.stat().st_mode & 0o777) == (0, 0o600)
+        assert not [u.pw_name for u in pwd.getpwall() if u.pw_name.startswith(PREFIX)]
+    finally:
+        shutil.rmtree(base)
+
+
+def as_user(host: Host, uid: int, verb: str) -> "subprocess.CompletedProcess[str]":
+    """As `sudo -u` does."""
+    package = str(host.package.parent)
+    argv = [INTERPRETER, *python(package, "capkeep.__main__"), "--prefix", str(host.base), verb]
+    return subprocess.run(
+        argv, user=uid, group=pwd.getpwuid(uid).pw_gid, extra_groups=[], cwd="/", env={"PATH": "/usr/bin"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
 
 
 def test_what_needs_another_user_or_root_is_refused_by_name() -> None:
