@@ -42,6 +42,9 @@ class Launched(House):
         for change in (*apply.changes(plan), *launchers.changes(plan)):
             if change.needed():
                 change.make()
+        for removal in launchers.obsolete(plan):
+            if removal.needed():
+                removal.make()
         apply.renew_canary(plan)
 
     def __call__(self, *words: str, uid: int = USER.pw_uid, gid: int = USER.pw_gid) -> Said:

@@ -20,15 +20,23 @@ from capkeep.host.files import Owner, write_atomic
 from capkeep.host.probe import probe
 from capkeep.kernel import landlock
 from capkeep.kernel.launcher import ATTRIBUTE, Mark, attribute, program
-from capkeep.kernel.process import python
 from capkeep.plan.model import Plan
 from capkeep.rooms.protocol import Channel, Message
-from tests.rooms.house import INTERPRETER, wait_for
+from tests.rooms.house import INTERPRETER
 from tests.rooms.launched import HOST, USER, Launched, launched, only_root_s
 from tests.system import hostile_launched
 from tests.system.test_apply import PREFIX, Host
 
 STRANGER: Final = 71_234
+BORG: Final = """
+[repositories.borgs]
+engine = "borg"
+location = "{base}/repositories/borgs"
+password = {{ file = "{base}/etc/secrets/repo" }}
+[jobs.borg]
+repositories = ["borgs"]
+include = ["{base}/source"]
+"""
 VICTIM: Final = (
     "import signal, sys; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
     " print('y', flush=True); sys.stdin.read()"
@@ -77,6 +85,23 @@ def test_everything_is_read_without_a_root_parent(home: Launched) -> None:
     assert (copy.read_text(), copy.stat().st_uid) == ("for root alone\n", 0)
 
 
+def test_borg_is_closed_in_too(home: Launched) -> None:
+    """It opens the directory above a source, and sets modes and times in its cache."""
+    config = Path(home.places.config, "capkeep.toml")
+    before, secret = config.read_text(), Path(home.base, "etc/secrets/repo")
+    secret.chmod(0o600)
+    os.chown(secret, 0, 0)  # whose group cannot be given before `apply` has made its user
+    config.write_text(before + BORG.format(base=home.base))
+    try:
+        home.apply(home.compiled())
+        assert home("init", "borgs").code == 0
+        end = ended(events(home, "run", "borg"))
+        assert end["outcome"] == "complete", end
+    finally:
+        config.write_text(before)
+        home.apply(home.plan)
+
+
 def test_the_reader_alone_has_the_capability_and_proves_its_walls(home: Launched) -> None:
     said = events(home, "run", "--dry-run")
     proofs = [m for m in said if m["event"] == "proof"]
@@ -113,6 +138,31 @@ def test_what_keeps_a_marked_launcher_from_gaining_it_is_told(home: Launched) ->
     said = asked(home, USER.pw_uid, {"action": "probe"}, "/usr/bin/setpriv", "--no-new-privs", "--")
     assert [(m["event"], m.get("failure")) for m in said] == [("result", "weakened")]
     assert "is marked, but something above it keeps programs from gaining" in str(said[0]["text"])
+
+
+@pytest.mark.parametrize(
+    "mark, given",
+    [
+        (None, ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")),
+        (Mark.INHERITABLE, ("--inh-caps=-all,+dac_read_search",)),
+    ],
+    ids=["ambient", "pam_cap"],
+)
+def test_a_capability_of_its_caller_s_is_as_good(
+    home: Launched, mark: Mark | None, given: tuple[str, ...]
+) -> None:
+    ids = (f"--reuid={USER.pw_uid}", f"--regid={USER.pw_gid}", "--clear-groups")
+    if mark:
+        os.setxattr(home.launcher, ATTRIBUTE, attribute(mark))
+    else:
+        os.removexattr(home.launcher, ATTRIBUTE)
+    try:
+        said = asked(home, 0, {"action": "probe"}, "/usr/bin/setpriv", *ids, *given, "--")
+        assert [(m["event"], m.get("weaker")) for m in said] == [("proof", [])]
+        said = asked(home, USER.pw_uid, {"action": "probe"})
+        assert [(m["event"], m.get("failure")) for m in said] == [("result", "weakened")]
+    finally:
+        home.apply(home.plan)
 
 
 def test_changed_launchers_and_strange_ones_are_found(home: Launched) -> None:
@@ -178,7 +228,7 @@ def asked(
         try:
             for message in channel:
                 said.append(message)
-                if message["event"] == "result":
+                if message["event"] in ("proof", "result"):
                     break
             return said
         finally:
@@ -336,9 +386,6 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
             again = host("plan")
             assert again.out.splitlines()[0] == "nothing to change", again
             user = pwd.getpwnam(PREFIX)
-            for verb in ("init", "run"):
-                done = as_user(host, user.pw_uid, verb)
-                assert done.returncode == 0, done
             assert (secret.stat().st_gid, secret.stat().st_mode & 0o777) == (user.pw_gid, 0o640)
             audited = host("audit")
             assert audited.code == 0, audited
@@ -346,9 +393,6 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
             shown = host("plan")
             assert shown.out.startswith(f"would make launcher {program} "), shown
         finally:
-            wait_for(
-                lambda: not Path(base, "run/run.sock").exists(), 60
-            )  # the doors close themselves
             removed = host("remove")
         assert removed.code == 0, removed
         assert not Path(program).parent.exists()
@@ -356,16 +400,6 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
         assert not [u.pw_name for u in pwd.getpwall() if u.pw_name.startswith(PREFIX)]
     finally:
         shutil.rmtree(base)
-
-
-def as_user(host: Host, uid: int, verb: str) -> "subprocess.CompletedProcess[str]":
-    """As `sudo -u` does."""
-    package = str(host.package.parent)
-    argv = [INTERPRETER, *python(package, "capkeep.__main__"), "--prefix", str(host.base), verb]
-    return subprocess.run(
-        argv, user=uid, group=pwd.getpwuid(uid).pw_gid, extra_groups=[], cwd="/", env={"PATH": "/usr/bin"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
 
 
 def test_what_needs_another_user_or_root_is_refused_by_name() -> None:

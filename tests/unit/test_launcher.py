@@ -111,9 +111,10 @@ def test_what_is_hidden_is_not_among_what_may_be_read(tmp_path: Path) -> None:
     top = str(tmp_path)
     found = readable((top,), (f"{top}/a/deep/secret",), frozenset((f"{top}/mounted",)))
     assert set(found.whole) == {f"{top}/a/one", f"{top}/a/deep/open", f"{top}/b"}
-    assert set(found.names) == {top, f"{top}/a", f"{top}/a/deep"}
+    above = str(tmp_path.parent)
+    assert set(found.names) == {above, top, f"{top}/a", f"{top}/a/deep"}
     assert readable((f"{top}/b",), (f"{top}/a",), frozenset()).whole == (f"{top}/b",)
-    assert readable((f"{top}/a/one",), (f"{top}/a",), frozenset()) == ((), ())
+    assert readable((f"{top}/a/one",), (f"{top}/a",), frozenset()).whole == ()
 
 
 def test_no_number_is_answered_twice() -> None:

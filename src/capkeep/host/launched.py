@@ -182,10 +182,11 @@ def readable(
     """What the job's sources come to without what is hidden from readers.
 
     Landlock knows no exception: of a directory above something hidden everything else in it is named
-    as it is now, and what is put there later cannot be read in this run. The names below can.
+    as it is now, and what is put there later cannot be read in this run. The names below it can, and
+    those below the directory that a source lies in.
     """
     whole: list[str] = []
-    names: list[str] = []
+    names = [os.path.dirname(path) for path in sources]  # borg opens them on its way
     for path in sources:
         _open(path, hidden, left_out, whole, names)
     return landlock.Reading(tuple(whole), tuple(names))

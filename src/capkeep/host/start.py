@@ -10,7 +10,7 @@ from capkeep.errors import Failure, StepError
 from capkeep.host.bubblewrap import DEVICES, render, walls
 from capkeep.host.files import open_log
 from capkeep.host.secrets import fetch
-from capkeep.kernel import mounts
+from capkeep.kernel import libc, mounts
 from capkeep.kernel.facts import host_namespaces, own_bounding
 from capkeep.kernel.priority import step_back
 from capkeep.kernel.process import Child, spawn
@@ -156,6 +156,7 @@ def _start_one(
     def prepare() -> None:
         if own_user and plan.starter is Starter.LAUNCHER:
             _step_down(room.grant)
+            libc.clear_ambient()  # of a login's or a container's; bubblewrap refuses to have any
         if held:
             mounts.show_directory(TARGET, plan.places.stage)
             os.close(TARGET)
