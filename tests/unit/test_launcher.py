@@ -114,6 +114,7 @@ def test_what_is_hidden_is_not_among_what_may_be_read(tmp_path: Path) -> None:
     above = str(tmp_path.parent)
     assert set(found.names) == {above, top, f"{top}/a", f"{top}/a/deep"}
     assert readable((f"{top}/b",), (f"{top}/a",), frozenset()).whole == (f"{top}/b",)
+    assert readable((f"{top}/link",), (), frozenset()).whole == ()
     assert readable((f"{top}/a/one",), (f"{top}/a",), frozenset()).whole == ()
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from types import FrameType
@@ -239,8 +240,7 @@ def connect(places: Places, args: argparse.Namespace) -> socket.socket:
         sock.close()
         raise RefusedError(
             f"you may not ask for a run ({path})",
-            hint="only members of the group that [host] group names may; an administrator adds"
-            " you with: usermod -aG capkeep YOU, and you log in again",
+            hint=_who_may(path),
         ) from error
     except (FileNotFoundError, ConnectionRefusedError):
         try:
@@ -250,6 +250,21 @@ def connect(places: Places, args: argparse.Namespace) -> socket.socket:
             raise
         _connect_soon(sock, path)
     return sock
+
+
+def _who_may(path: str) -> str:
+    """What somebody does who may not ask there."""
+    members = (
+        "only members of the group that [host] group names may; an administrator adds you with:"
+        " usermod -aG capkeep YOU, and you log in again"
+    )
+    try:
+        state = os.stat(path)
+    except OSError:
+        return members
+    # A door for its owner alone is that of a host on which one user starts all rooms.
+    alone = not state.st_mode & stat.S_IRWXG
+    return f"only its owner may: sudo -u '#{state.st_uid}' capkeep run" if alone else members
 
 
 def _nobody() -> RefusedError:

@@ -69,7 +69,7 @@ def _brief(name: str, places: Places) -> Brief:
         plan = _plan(places)
         room = plan.room(name)
         _refuse_strangers(room)
-        limit(room.grant.limits, processes=False)
+        limit(room.grant.limits, processes=True)
         with _capability_kept_back():
             secrets = tuple((s.name, fetch(s, room.grant, Mode.USER)) for s in room.secrets)
         one = plan.job(room.job).one_file_system
@@ -112,14 +112,14 @@ def _refuse_lost(name: str, places: Places) -> None:
         hint = "no_new_privs, a bounding set without it, a debugger, or a mount with nosuid"
     elif mark == attribute(Mark.INHERITABLE):
         text += f"{path} gives it only to whom his login has made it inheritable"
-        hint = f"a line `cap_dac_read_search USER` in /etc/security/capability.conf; {_MARK} {path}"
+        hint = (
+            "a line `cap_dac_read_search USER` in /etc/security/capability.conf; or write"
+            ' launcher-mark = "ep" in [host], and `capkeep apply`'
+        )
     else:
         text += f"{path} has lost its mark"
-        hint = f"`capkeep apply`, or: {_MARK} {path}"
+        hint = f"`capkeep apply`, or: setcap cap_dac_read_search=ep {path}"
     raise StepError(Failure.WEAKENED, text, hint=hint)
-
-
-_MARK: Final = "setcap cap_dac_read_search=ep"
 
 
 def _plan(places: Places) -> Plan:
@@ -163,10 +163,9 @@ def _close_in(plan: Plan, room: Room, left_out: dict[str, str]) -> None:
     """Landlock for this program and its engine. Raises StepError without it, OSError."""
     repository = plan.repository(room.repository)
     programs = (plan.interpreter, sys.base_prefix, plan.package, repository.program,
-                os.path.realpath(repository.program), repository.environment_folder)  # fmt: skip
-    seen = [path for path in (*SEEN, *programs) if path and os.path.exists(path)]
-    sources = tuple(p for p in room.grant.sources if os.path.exists(p))
-    reading = readable(sources, room.grant.hide, frozenset(left_out))
+                repository.environment_folder)  # fmt: skip
+    seen = [os.path.realpath(path) for path in (*SEEN, *programs) if path]
+    reading = readable(room.grant.sources, room.grant.hide, frozenset(left_out))
     reading = reading._replace(whole=(*seen, *reading.whole))
     if not landlock.restrict(room.grant.write, network=False, reading=reading):
         raise StepError(
@@ -186,9 +185,14 @@ def readable(
     those below the directory that a source lies in.
     """
     whole: list[str] = []
-    names = [os.path.dirname(path) for path in sources]  # borg opens them on its way
-    for path in sources:
-        _open(path, hidden, left_out, whole, names)
+    names: list[str] = []
+    for source in sources:
+        # A link that is a source is kept as a link: what it leads to is nobody's to read for that.
+        above = os.path.realpath(os.path.dirname(source))
+        path = os.path.join(above, os.path.basename(source))
+        names.append(above)  # borg opens it on its way
+        if not os.path.islink(path):
+            _open(path, hidden, left_out, whole, names)
     return landlock.Reading(tuple(whole), tuple(names))
 
 

@@ -30,7 +30,7 @@ _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1, 2
 
 
 class Reading(NamedTuple):
-    """What may be read."""
+    """What may be read. A link that stands at the end of a path is not followed."""
 
     whole: tuple[str, ...]  # files, and directories with all in them
     names: tuple[str, ...] = ()  # directories of which only the names in them, and below, may be
@@ -78,10 +78,10 @@ def restrict(
     try:
         for path in reading.whole if reading else ():
             with suppress(FileNotFoundError, PermissionError):  # gone, or another user's FUSE
-                _allow_path(ruleset, path, _READ_FILE | _READ_DIR)
+                _allow_path(ruleset, path, _READ_FILE | _READ_DIR, follow=False)
         for path in reading.names if reading else ():
             with suppress(FileNotFoundError, PermissionError):
-                _allow_path(ruleset, path, _READ_DIR)
+                _allow_path(ruleset, path, _READ_DIR, follow=False)
         for path in writable:
             _allow_path(ruleset, path, handled)
         for path in special:
@@ -103,8 +103,8 @@ def _create(version: int, handled: int, *, tcp: bool) -> int:
     return libc.syscall("landlock", _CREATE_RULESET, attributes, len(attributes), 0)
 
 
-def _allow_path(ruleset: int, path: str, rights: int) -> None:
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+def _allow_path(ruleset: int, path: str, rights: int, *, follow: bool = True) -> None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
         directory = stat.S_ISDIR(os.fstat(fd).st_mode)
         rule = struct.pack("=Qi", rights if directory else rights & _FILE_RIGHTS, fd)
