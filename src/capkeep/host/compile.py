@@ -97,13 +97,13 @@ class Compiler:
         plan = self.plan
         if plan.starter is Starter.SYSTEMD:
             return systemd.left_out(plan)
-        if plan.starter is Starter.LAUNCHER:
-            return launchers.GIVEN_UP
-        return tuple(
+        timers = (
             f"a timer for job {job.name}: it runs as long as `capkeep schedule` does"
             for job in plan.jobs
             if job.schedule
         )
+        given_up = launchers.GIVEN_UP if plan.starter is Starter.LAUNCHER else ()
+        return (*given_up, *timers)
 
     def timetables(self) -> tuple[Timetable, ...]:
         """What is to happen by itself; known before the plan has its users."""
