@@ -5,6 +5,7 @@ becomes is fixed in it (`kernel/launcher.py`): Python with `host/launched.py`, t
 host's places. Nothing that its caller says decides what is read.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from capkeep.plan.model import Places, Plan, Room, Starter
 
 MODULE: Final = "capkeep.host.launched"
 MODE: Final = 0o750
+OTHERWISE: Final = 'write start = "doors" or start = "systemd" in [host]'
 ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 GIVEN_UP: Final = (
     (
@@ -46,7 +48,7 @@ def content(plan: Plan, room: Room) -> bytes:
     if machine not in MACHINES:
         raise RefusedError(
             f"no launcher can be made for {machine}, only for {', '.join(MACHINES)}",
-            hint='write start = "doors" or start = "systemd" in [host]',
+            hint=OTHERWISE,
         )
     argv = (plan.interpreter, *python(plan.package, MODULE), room.name, *plan.places)
     return program(machine, argv, ENVIRONMENT)
@@ -126,7 +128,15 @@ def _put(place: str, content: bytes, owner: Owner, mark: bytes) -> Undo:
                 write_atomic, place, before, owner=Owner(state.st_uid, state.st_gid),
                 mode=stat.S_IMODE(state.st_mode), mark=_mark(place),
             )  # fmt: skip
-    write_atomic(place, content, owner=owner, mode=MODE, mark=mark)
+    try:
+        write_atomic(place, content, owner=owner, mode=MODE, mark=mark)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP):
+            raise
+        raise RefusedError(
+            f"{place} cannot be marked with a capability: {error.strerror}",
+            hint=f"`capkeep doctor` tells more; {OTHERWISE}",
+        ) from error
     return undo
 
 
