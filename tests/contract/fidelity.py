@@ -119,7 +119,7 @@ def _root(row: Row, engines: tuple[str, ...]) -> str:
 def text() -> str:
     """The table, without the marks around."""
     lines = [
-        f"| | {', as root | '.join(FAMILIES)}, as root | restic, by drill |",
+        f"| | {', as root | '.join(FAMILIES)}, as root | by drill |",
         "|---|---|---|---|---|",
     ]
     for row in ROWS:

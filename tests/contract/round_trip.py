@@ -7,7 +7,7 @@ from collections.abc import Callable
 from capkeep.rooms.restorer import nanoseconds
 from tests.contract.declared import BORG, OLD_RESTIC, RDIFF, RESTIC, Differs, behaviour, yes
 from tests.contract.scenes import Scenes, Tree
-from tests.contract.tree import LABEL, SPARSE_SIZE, Kept
+from tests.contract.tree import HUGE_MARKS, HUGE_SIZE, LABEL, SPARSE_SIZE, Content, Kept
 
 BACK = "Everything comes back"
 LISTED = "Listings"
@@ -156,6 +156,14 @@ def hard_links(scenes: Scenes) -> str:
 def holes(scenes: Scenes) -> str:
     blocks = (scenes.tree.back / "sparse").lstat().st_blocks
     return yes(blocks * 512 < SPARSE_SIZE * 3 // 4, "filled with zeros")
+
+
+@behaviour(BACK, "a file of 5 GiB, byte for byte")
+def five_gib(scenes: Scenes) -> str:
+    huge = scenes.huge
+    right = Content(HUGE_SIZE, tuple(b"at %d" % place for place in HUGE_MARKS), 0)
+    whole = huge.came_back == right and huge.listed == HUGE_SIZE
+    return yes(huge.made.ok and huge.restored.ok and whole, huge)
 
 
 @behaviour(BACK, "named pipes")

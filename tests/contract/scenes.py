@@ -67,6 +67,15 @@ class Labels(NamedTuple):
     after: dict[bytes, Kept]
 
 
+class Huge(NamedTuple):
+    """One file that is larger than 32 bits can count."""
+
+    made: Heard
+    restored: Heard
+    listed: int  # its size, as the list has it
+    came_back: tree.Content
+
+
 class Trouble(NamedTuple):
     """What may not be read, or is not there."""
 
@@ -194,6 +203,19 @@ class Scenes:
         assert self.stand.back_up("labels").verdict(self.stand.plan.job("labels")) == "complete"
         restored, back = self.stand.restore("labels")
         return Labels(restored, tree.manifest(top), tree.manifest(back))
+
+    @scene
+    def huge(self) -> Huge:
+        stand = self.stand
+        file = stand.source("huge") / "file"
+        tree.make_huge(file)
+        made = stand.back_up("huge")
+        restored, back = stand.restore("huge")
+        listed = stand.ask(VIEWER, "huge", "ls", snapshot="latest", paths=[])
+        sizes = [m["size"] for m in listed.all("entry") if m["path"] == str(file)]
+        came_back = tree.read_huge(back / "file")
+        (back / "file").unlink()  # whoever knows no holes has filled them
+        return Huge(made, restored, int(str(sizes[0])), came_back)
 
     @scene
     def trouble(self) -> Trouble:

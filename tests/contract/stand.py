@@ -30,7 +30,17 @@ from tests.rooms.house import UIDS, House, members_of
 SECONDS: Final = 60  # no single request takes longer
 PASSWORD: Final = "a password"
 PACE: Final = 32 << 20  # bytes a second, of backups that are to be met while they read
-SCENES: Final = ("tree", "trouble", "moving", "history", "damage", "full", "stream", "labels")
+SCENES: Final = (
+    "tree",
+    "trouble",
+    "moving",
+    "history",
+    "damage",
+    "full",
+    "stream",
+    "labels",
+    "huge",
+)
 
 HEAD: Final = """
 [engines.{engine}]

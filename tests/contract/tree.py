@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 CAPABILITY = struct.pack("<IIIII", 0x02000000 | 1, 1 << 13, 0, 0, 0)  # cap_net_raw=ep, revision 2
 SPARSE_SIZE = 32 << 20
+HUGE_SIZE = 5 << 30
+HUGE_MARKS = (0, (1 << 31) - 5, (1 << 32) - 5, HUGE_SIZE - 13)
+_ZEROS = bytes(1 << 22)
 # Of no security module: what security.selinux is on a host without SELinux.
 LABEL = "security.capkeep"
 
@@ -27,6 +30,14 @@ def reads(uid: int) -> bytes:
 
 
 NOBODY_READS, SOMEBODY_FAR_READS = reads(65534), reads(70000)
+
+
+class Content(NamedTuple):
+    """What is in a huge file."""
+
+    size: int
+    marks: tuple[bytes, ...]
+    strange: int  # bytes elsewhere that are not zero
 
 
 class Kept(NamedTuple):
@@ -97,6 +108,28 @@ def _files(top: Path) -> None:
     (top / "ping").write_text("#!")
     (top / "ping").chmod(0o755)
     os.setxattr(top / "ping", "security.capability", CAPABILITY)
+
+
+def make_huge(file: Path) -> None:
+    """More than 32 bits can count, and written nowhere but where counters turn over, and at the end."""
+    with file.open("wb") as out:
+        for place in HUGE_MARKS:
+            out.seek(place)
+            out.write(b"at %d" % place)
+        out.truncate(HUGE_SIZE)
+
+
+def read_huge(file: Path) -> Content:
+    """All of it is read that is no hole."""
+    with file.open("rb", buffering=0) as content:
+        size = os.fstat(content.fileno()).st_size
+        found = tuple(os.pread(content.fileno(), len(b"at %d" % at), at) for at in HUGE_MARKS)
+        others, at = 0, content.seek(0, os.SEEK_DATA)  # it begins with one, and ends with one
+        while piece := os.pread(content.fileno(), len(_ZEROS), at):
+            others += 0 if piece == _ZEROS[: len(piece)] else len(piece) - piece.count(0)
+            at += len(piece)
+            at = content.seek(at, os.SEEK_DATA) if at < size else at
+    return Content(size, found, others - sum(map(len, found)))
 
 
 def label(top: Path) -> None:

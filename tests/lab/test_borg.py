@@ -16,6 +16,7 @@ JOB = """
 repositories = ["borg"]
 include = ["/srv/data"]
 check = {}
+drill = { depth = "all" }
 retention = { keep-last = 1, trust-clock = true }
 
 [repositories.borg]
@@ -122,6 +123,8 @@ def test_the_whole_way_in_units(machine: Machine) -> None:
         "capkeep", "restore", "latest", "/srv/data", "--repository", "borg", "--to", "/mnt/x"
     )
     assert machine.ok("cat", "/mnt/x/srv/data/number") == "1\n"
+    drilled = machine.ok("capkeep", "drill", "system", seconds=110)
+    assert "as in the snapshot" in drilled, drilled
     audit = machine.run("capkeep", "audit")
     assert audit.code == 0, audit
     assert machine.ok("systemctl", "--failed", "--quiet") == ""

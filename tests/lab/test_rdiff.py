@@ -18,7 +18,7 @@ location = "/srv/repo"
 
 @pytest.mark.timeout(300)
 def test_a_mirror_of_a_system(machine: Machine) -> None:
-    machine.write("/etc/capkeep/capkeep.toml", REPOSITORY + JOB)
+    machine.write("/etc/capkeep/capkeep.toml", REPOSITORY + JOB + "drill = {}\n")
     machine.write("/srv/data/word", "kept\n", 0o600)
     machine.ok("install", "-d", "-o", "1000", "-g", "1000", "-m", "700", "/home/hers")
     machine.ok("setfattr", "-n", "user.note", "-v", "kept", "/srv/data/word")
@@ -42,6 +42,8 @@ def test_a_mirror_of_a_system(machine: Machine) -> None:
     assert machine.ok("stat", "-c", "%u %g %a", "/root/back/home/hers") == "1000 1000 700\n"
     different = machine.run("diff", "-r", "--no-dereference", "/etc", "/root/back/etc").out
     assert different == "Only in /etc/capkeep: secrets\n"  # never in a reader
+    drilled = machine.ok("capkeep", "drill", seconds=110)
+    assert "as in the snapshot" in drilled, drilled
     audit = machine.run("capkeep", "audit")
     assert audit.code == 0, audit
     _with_owners(machine)

@@ -205,6 +205,9 @@ def test_through_a_host_on_the_way(pulled: Pair) -> None:
         authorized.write_text(line)
         pulled.server.apply(plan._replace(targets=(way._replace(jump_keys=(other,)),)))
         wait_for(lambda: f"root@127.0.0.1:{target.port} SHOWS" in failure(pulled)[1])
+        shut = way._replace(jump=f"unheard-of@127.0.0.1:{target.port}")
+        pulled.server.apply(plan._replace(targets=(shut,)))
+        wait_for(lambda: f"{shut.jump} does not let us in" in failure(pulled)[1])
         pulled.server.apply(plan._replace(targets=(way,)))
         wait_for(lambda: failure(pulled)[0] is None)
     finally:

@@ -205,3 +205,22 @@ def test_what_others_remove_stops_nothing_and_what_was_ours_is_told_once(both: P
     assert f"1 snapshots ({str(oldest['id'])[:8]}) are gone" in done.out, done
     done = both("retention", "job")
     assert done.code == 0, done
+
+
+def test_what_a_reader_was_left_in_its_home_is_not_run(both: Product) -> None:
+    """Whoever took borg over once could leave code there that every Python looks for (site.py)."""
+    home = Path(both.home.base, "cache/reader-job-borg")
+    python = ["/usr/bin/python3", "-c", "import site; print(site.getusersitepackages())"]
+    told = subprocess.check_output(python, env={"HOME": str(home)}, text=True, timeout=20)
+    folder = Path(told.strip())
+    folder.mkdir(parents=True)
+    run, seen = home / "has-run", home / "has-run-by-hand"
+    (folder / "left.pth").write_text(f"import os; open(os.environ.get('LEFT', '{run}'), 'w')\n")
+    for path in (home / ".local").rglob("*"):
+        path.chmod(0o755)
+    by_hand = {"HOME": str(home), "LEFT": str(seen)}
+    subprocess.run(["/usr/bin/python3", "-c", "pass"], env=by_hand, check=True, timeout=20)
+    assert seen.exists()
+    (both.source / "file").write_text("changed once more\n")
+    assert both("run").code == 0
+    assert not run.exists()

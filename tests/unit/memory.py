@@ -131,6 +131,7 @@ class InMemory:
     def restore(
         self, call: Call, snapshot: str, target: str, *, include: tuple[str, ...] = (),
         verify: bool = False, sparse: bool = False, keep_existing: bool = False,
+        plain: bool = False, files: bool = False,
     ) -> Command:  # fmt: skip
         return _command(call, "restore", snapshot, target, *include)
 

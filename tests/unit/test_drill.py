@@ -167,6 +167,15 @@ def test_what_was_restored_is_compared_with_what_is_live(
     assert compared(FILE, {**FILE, "ctime": 99, "above": 99, **live}, 100) == (kind, words)
 
 
+def test_an_engine_that_keeps_whole_seconds_is_compared_by_them() -> None:
+    live = {**FILE, "mtime": 2_999_999_999, "ctime": 99, "above": 99}
+    kept = {**FILE, "mtime": 2_000_000_000}
+    assert compared(kept, live, 100) == ("different", "mtime 2000000000, live 2999999999")
+    assert compared({**kept, "whole_seconds": True}, live, 100) == ("same", "")
+    link = {k: v for k, v in FILE.items() if k != "mtime"}
+    assert compared({**link, "whole_seconds": True}, live, 100) == ("same", "")
+
+
 def test_attributes_that_nobody_could_give_are_not_compared() -> None:
     bare = {k: v for k, v in FILE.items() if k != "attributes"}
     live: Message = {**FILE, "ctime": 99, "above": 99}

@@ -17,25 +17,37 @@ from capkeep.rooms.reload import Loaded
 from capkeep.rooms.sums import key_of, latest_above
 from capkeep.run.drill import _parts
 
+WARNED = '{"type": "log_message", "levelname": "WARNING", "message": "%s"}'
+MKNOD = WARNED % "d: mknod: [Errno 1] Operation not permitted: 'd'"
+NO_DEVICE = '{"unrestored": "/d", "errno": 1, "detail": "operation not permitted"}'
+
 
 @pytest.mark.parametrize(
-    "lines, explained",
+    "engine, lines, code, explains",
     [
-        (["ignoring error for /d: mknod: operation not permitted", "Fatal: There were 1 errors"], True),
-        (['{"message_type": "error", "error": {"message": "mknod"}, "item": "/d"}',
-          '{"message_type": "exit_error", "code": 1, "message": "Fatal: There were 1 errors"}'], True),
-        (["ignoring error for /d: mknod: operation not permitted"], False),
-        (["ignoring error for /d: mknod: operation not permitted", "Fatal: context canceled"], False),
-        (["Fatal: There were 1 errors"], False),
+        ("restic", ["ignoring error for /d: mknod: operation not permitted", "Fatal: There were 1 errors"], 1, True),
+        ("restic", ['{"message_type": "error", "error": {"message": "mknod"}, "item": "/d"}',
+          '{"message_type": "exit_error", "code": 1, "message": "Fatal: There were 1 errors"}'], 1, True),
+        ("restic", ["ignoring error for /d: mknod: operation not permitted"], 1, False),
+        ("restic", ["ignoring error for /d: mknod: operation not permitted", "Fatal: context canceled"], 1, False),
+        ("restic", ["Fatal: There were 1 errors"], 1, False),
+        ("borg", [MKNOD], 1, True),
+        ("borg", [MKNOD], 107, True),
+        ("borg", [MKNOD], 2, False),
+        ("borg", [MKNOD], -9, False),
+        ("rdiff-backup", [NO_DEVICE], 3, True),
+        ("rdiff-backup", [NO_DEVICE], 1, False),
+        ("rdiff-backup", [NO_DEVICE], -9, False),
     ],
 )  # fmt: skip
 def test_what_nobody_can_restore_excuses_no_engine_that_gave_up(
-    lines: list[str], explained: bool
+    engine: str, lines: list[str], code: int, explains: bool
 ) -> None:
-    complaints = _Complaints(ENGINES["restic"].read_restore(), {"/d"})
+    complaints = _Complaints(ENGINES[engine].read_restore(), {"/d"})
     for line in lines:
         complaints.feed("stderr", line.encode())
-    assert complaints.explained == explained
+    assert complaints.explains(code) == explains
+    assert not complaints.others
 
 
 @pytest.mark.parametrize("made", ["fifo", "deep", "nothing"])

@@ -57,6 +57,7 @@ class Traits(NamedTuple):
     drills: bool = False  # restores of a few files with all that can be compared are known to work
     prunes_apart: bool = False  # data goes by `prune`, after `forget`
     mtime_digits: int = 9  # of a second that `ls` tells
+    keeps_seconds: bool = False  # whole ones alone, of files and directories, and no time of links
     oldest_go_first: bool = False  # no snapshot can be removed while an older one stays
     many_keys: bool = True  # several passwords can open a repository
     only_here: str = ""  # why its repositories must be local
@@ -338,6 +339,9 @@ class RestoreReader(LineReader, Protocol):
     def result(self) -> RestoreResult:
         """What was counted; call it after the last line."""
 
+    def only_lacks(self, exit_code: int) -> bool:
+        """Whether all it failed for is what it has named: it came to its end, and verified the rest."""
+
 
 class Engine(Protocol):
     """A program that makes snapshots. Every method is pure; commands are for one call each."""
@@ -409,8 +413,9 @@ class Engine(Protocol):
         sparse: bool = False,
         keep_existing: bool = False,
         plain: bool = False,
+        files: bool = False,
     ) -> Command:
-        """Restore literal paths (all if none) below the target.
+        """Restore literal paths (all if none) below the target; `files`: no directory is among them.
 
         `sparse`, `keep_existing` and `plain` need the ability of that name. With `plain` no
         `security.` attribute is set but file capabilities.
@@ -463,7 +468,7 @@ class Engine(Protocol):
     def kept_file(self, line: bytes) -> bytes:
         """The file, as a JSON string, that a line of `backup` names as kept; b"" for other lines.
 
-        Always b"" of engines without drills.
+        Always b"" of engines that do not name all files: drills compare such a file with the live one.
         """
 
     def read_check(self) -> CheckReader: ...

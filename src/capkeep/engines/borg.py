@@ -73,6 +73,7 @@ class Borg:
         script=True,
         paced_by_vault=False,
         side_by_side=False,
+        drills=True,
         named_by_id=False,
         prunes_apart=True,
         mtime_digits=6,
@@ -178,11 +179,17 @@ class Borg:
         sparse: bool = False,
         keep_existing: bool = False,
         plain: bool = False,
+        files: bool = False,
     ) -> Command:
         options = ["--progress", "--numeric-ids"]
         options += ["--sparse"] if sparse else []
-        paths = [f"pp:{path.strip('/')}" for path in include if path.strip("/")]
-        command = _command(call, "extract", *options, _named(snapshot), *paths)
+        paths = [path.strip("/") for path in include if path.strip("/")]
+        if files and paths:
+            # Looked up, where prefixes are tried one after the other (borg 1.4, patterns.py).
+            options += [f"--pattern=+pf:{path}" for path in paths] + ["--pattern=-re:."]
+            paths = []
+        words = [f"pp:{path}" for path in paths]
+        command = _command(call, "extract", *options, _named(snapshot), *words)
         return command._replace(cwd=target)
 
     def forget(
@@ -308,6 +315,7 @@ def _places(folder: str, tmp: str = "") -> tuple[tuple[str, str], ...]:
         ("LOGNAME", "capkeep"),  # noted in archives; a user of a room may have no name
         ("PATH", "/usr/bin:/bin"),
         ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("PYTHONNOUSERSITE", "1"),  # code that a borg once taken over has left there runs no more
     )
 
 

@@ -22,6 +22,7 @@ from capkeep.engines.base import (
     Unset,
     Warned,
 )
+from capkeep.engines.borg_diagnosis import is_warning
 from capkeep.engines.causes import cause_of_errno
 from capkeep.engines.lines import WORDS_KEPT, LineReader, as_int, as_object, as_text
 
@@ -220,3 +221,6 @@ class RestoreReader(Lines):
 
     def result(self) -> RestoreResult:
         return RestoreResult(0, 0, 0, 0)
+
+    def only_lacks(self, exit_code: int) -> bool:
+        return is_warning(exit_code)

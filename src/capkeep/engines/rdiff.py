@@ -58,7 +58,9 @@ class RdiffBackup:
         script=True,
         paced_by_vault=False,
         side_by_side=False,
+        drills=True,
         mtime_digits=0,
+        keeps_seconds=True,
         oldest_go_first=True,
         only_here="over its connection to another host, either side can run anything on the other",
         owners_on_disk=True,
@@ -139,6 +141,7 @@ class RdiffBackup:
         sparse: bool = False,
         keep_existing: bool = False,
         plain: bool = False,
+        files: bool = False,
     ) -> Command:
         return _command(call, "restore", session=snapshot, target=target, paths=list(include))
 

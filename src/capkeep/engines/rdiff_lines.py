@@ -139,6 +139,9 @@ class RestoreReader(LineReader):
     def result(self) -> RestoreResult:
         return self._result
 
+    def only_lacks(self, exit_code: int) -> bool:
+        return exit_code == EXIT_PARTIAL  # else one of our halves names what else it is
+
 
 def diagnose(exit_code: int, tail: tuple[str, ...], *, backup: bool) -> Diagnosis | None:
     """Our halves name why they failed in their last line."""

@@ -158,6 +158,7 @@ class Restic:
         sparse: bool = False,
         keep_existing: bool = False,
         plain: bool = False,
+        files: bool = False,
     ) -> Command:
         options = ["--json", f"--target={target}"]
         options += [f"--include={_literal(path)}" for path in include]

@@ -26,6 +26,7 @@ _ADVICE: Final = (
     "the repository index is damaged",
 )
 _VERDICT: Final = "fatal: repository contains errors"
+ERROR_COUNT: Final = re.compile(r"Fatal: There were \d+ errors")  # the last word of a restore
 _IGNORING: Final = re.compile(r"ignoring error for (.+?): ((?:\w+ )?.*)")
 
 
@@ -126,6 +127,10 @@ class RestoreReader(LineReader):
 
     def result(self) -> RestoreResult:
         return self._result
+
+    def only_lacks(self, exit_code: int) -> bool:
+        last = self.tail[-1] if self.tail else ""
+        return exit_code > 0 and bool(ERROR_COUNT.match(last))
 
 
 def _progress(message: dict[str, object]) -> Progress:

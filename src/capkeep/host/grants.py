@@ -25,16 +25,14 @@ from capkeep.host.pam_seen import read_text
 from capkeep.host.ways_seen import KILLED, NUMBER, READ, SETTINGS, Files, Held, Seen, Systemd
 from capkeep.kernel import libc, mounts
 from capkeep.kernel.facts import OVERFLOW_ID, Facts, capability_names, read_facts
-from capkeep.kernel.ownership import NEW_USER
 from capkeep.kernel.process import branch, spawn
 from capkeep.plan.model import Grant, Mode, Plan, Starter
 
 SECONDS: Final = 20
 TRIALS: Final = ("/root", "/var/tmp", "/var/lib", "/tmp")  # where a program may be made
 UNFIT: Final = frozenset(("nosuid", "noexec", "ro"))
-KINDS: Final = {
-    "mnt": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
-    "user": NEW_USER, "pid": 0x20000000, "net": 0x40000000,
+KINDS: Final = {  # of namespaces, those that rooms have
+    "mnt": 0x00020000, "uts": 0x04000000, "ipc": 0x08000000, "pid": 0x20000000, "net": 0x40000000,
 }  # fmt: skip
 NEEDED: Final = (bubblewrap.BWRAP, bubblewrap.SETPRIV, bubblewrap.PRLIMIT)
 _REC, _SLAVE = 0x4000, 1 << 19  # linux/mount.h

@@ -79,7 +79,7 @@ def _socket(plan: Plan, room: Room, name: str, host: Host) -> Unit:
     if room.kind is RoomKind.VAULT:
         access = Access(name.rpartition("-")[2])
         path, callers = wire_socket(plan, room.name, access), [f"MaxConnections={VAULT_CALLERS}"]
-        owner, group, mode = _asker(plan, access, host), "root", 0o600
+        owner, group, mode = _asker(plan, room, access, host), "root", 0o600
         provers = any(r.kind in (RoomKind.PROVER, RoomKind.GIVER) for r in plan.rooms)
         if access is Access.APPEND and provers and owner != "root":
             group, mode = room_user(plan.name, RoomKind.PROVER), 0o660
@@ -113,11 +113,13 @@ def _socket(plan: Plan, room: Room, name: str, host: Host) -> Unit:
     return Unit(f"{name}.socket", unit_text.text(lines))
 
 
-def _asker(plan: Plan, access: Access, host: Host) -> str:
+def _asker(plan: Plan, room: Room, access: Access, host: Host) -> str:
     """Who connects to a vault for that right: systemd on behalf of a room, or the rooms' user."""
     if host.opens_sockets:
         return "root"
-    return room_user(plan.name, ASKERS[access])
+    wire = Wire(room.name, access)
+    pulled = any(r.kind is RoomKind.PULLER and wire in r.wires for r in plan.rooms)
+    return room_user(plan.name, RoomKind.PULLER if pulled else ASKERS[access])
 
 
 def _service(plan: Plan, room: Room, name: str, host: Host) -> Unit:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from capkeep.engines.base import Entry, Event, LineReader, Progress, Unreadable
+from capkeep.engines.base import Entry, Event, Progress, RestoreReader, Unreadable, Unset
 from capkeep.errors import Failure, StepError
 from capkeep.kernel import seccomp
 from capkeep.kernel.ownership import Namespace, keep
@@ -25,7 +25,7 @@ from capkeep.rooms.listing import word_for
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, ProtocolError, encode
 from capkeep.rooms.reload import Loaded
-from capkeep.rooms.restorer import ERROR_COUNT, FOREIGN_OWNER, UNKNOWN, differences_of
+from capkeep.rooms.restorer import FOREIGN_OWNER, UNKNOWN, differences_of
 from capkeep.rooms.sampling import batches
 from capkeep.rooms.sums import BATCH, MANIFEST, describe, file_sum, key_of, text_sum
 from capkeep.rooms.viewer import snapshot_name
@@ -337,6 +337,7 @@ class _Drill:
         command = caller.engine.restore(
             caller.call, self._word, target, include=paths, verify=True,
             sparse=abilities.sparse_restore, plain=abilities.plain_restore,
+            files=bool(paths) and not dump,
         )  # fmt: skip
         devices = {e.path for e in entries() if e.kind in DEVICES} if not paths else set()
         reader = _Complaints(caller.engine.read_restore(), devices)
@@ -353,7 +354,7 @@ class _Drill:
         self._bare = reader.attributes
         for path, detail in reader.others:
             self._differs(path, f"the engine could not restore it: {detail}")
-        if not reader.others and not reader.explained:
+        if not reader.others and not reader.explains(code):
             caller.raise_for(code, reader.tail)
         if not (dump and self._whole):  # else they are compared with everything
             self._compare(target, entries())
@@ -411,6 +412,10 @@ class _Drill:
             self._differs(entry.path, f"what was restored cannot be read: {error.strerror}")
             return
         said |= {"path": entry.path, "uid": entry.uid, "gid": entry.gid}
+        if self._caller.engine.traits.keeps_seconds:
+            said["whole_seconds"] = True
+            if entry.kind == "symlink":
+                del said["mtime"]
         if entry.path in self._bare:
             said.pop("attributes", None)
         if "CAP_SETFCAP" not in self._room.brief.room.grant.capabilities:
@@ -493,7 +498,7 @@ class _Owners:
 class _Complaints:
     """What an engine could not restore: what nobody can here, and what is a difference."""
 
-    def __init__(self, reader: LineReader, devices: set[str]) -> None:
+    def __init__(self, reader: RestoreReader, devices: set[str]) -> None:
         self._reader = reader
         self._devices = devices
         self.attributes: set[str] = set()  # paths whose attributes nobody can give here
@@ -504,28 +509,28 @@ class _Complaints:
     def tail(self) -> tuple[str, ...]:
         return self._reader.tail
 
-    @property
-    def explained(self) -> bool:
-        """Whether what is excused is why the engine failed: its last word is how many there were.
+    def explains(self, exit_code: int) -> bool:
+        """Whether what is excused is why the engine failed: it came to its end all the same.
 
         An engine that was killed, or gave up, has not verified what it restored.
         """
-        last = self.tail[-1] if self.tail else ""
-        return bool(self.excused) and bool(ERROR_COUNT.match(last))
+        return bool(self.excused) and self._reader.only_lacks(exit_code)
 
     def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
         """The events of a line that are no complaints."""
         events = self._reader.feed(stream, line)
         for event in events:
             if isinstance(event, Unreadable):
-                self._complaint(event)
-        return tuple(e for e in events if not isinstance(e, Unreadable))
+                self._complaint(event.path, event.detail)
+            elif isinstance(event, Unset):
+                self._complaint(event.path, f"{event.attribute}: {event.detail}")
+        return tuple(e for e in events if not isinstance(e, Unreadable | Unset))
 
-    def _complaint(self, event: Unreadable) -> None:
-        if FOREIGN_ATTRIBUTE.search(event.detail):
-            self.attributes.add(event.path)
+    def _complaint(self, path: str, detail: str) -> None:
+        if FOREIGN_ATTRIBUTE.search(detail):
+            self.attributes.add(path)
             self.excused += 1
-        elif FOREIGN_OWNER.search(event.detail) or event.path in self._devices:
+        elif FOREIGN_OWNER.search(detail) or path in self._devices:
             self.excused += 1
         elif len(self.others) < DIFFERENCES_TOLD:
-            self.others.append((event.path, event.detail))
+            self.others.append((path, detail))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from capkeep.engines.base import Entry, Event, LineReader, Unreadable, Warned
+from capkeep.engines.restic_work import ERROR_COUNT
 from capkeep.errors import Failure, StepError
 from capkeep.kernel import seccomp
 from capkeep.plan.model import Mode
@@ -35,7 +36,6 @@ KINDS: Final = {
 }  # fmt: skip
 # What the kernel answers in a user namespace that has no such user (chown(2), user_namespaces(7)).
 FOREIGN_OWNER: Final = re.compile(r"lchown .*: invalid argument$", re.IGNORECASE | re.DOTALL)
-ERROR_COUNT: Final = re.compile(r"Fatal: There were \d+ errors")
 UNKNOWN: Final = "\ufffd"
 NOT_UTF8: Final = re.compile(
     "[\udc80-\udcff]"

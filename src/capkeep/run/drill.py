@@ -33,6 +33,7 @@ SLACK_SECONDS: Final = 300
 WIPE_SECONDS: Final = 600
 BUSY_SECONDS: Final = 600  # that a busy room is waited for at least
 EARLIER: Final = 0.1  # seconds; the clock of files ticks less often (ktime_get_coarse_real_ts64)
+SECOND: Final = 10**9  # nanoseconds
 COMPARED: Final = ("kind", "mode", "uid", "gid", "size", "mtime", "content", "attributes")
 
 
@@ -344,7 +345,10 @@ def compared(restored: Message, live: Message, before: int) -> tuple[str, str]:
     since = live.get("ctime")
     if not isinstance(since, int) or since > before:
         return "changed", ""
-    alike = all(restored.get(k) == live.get(k) for k in ("kind", "size", "mtime"))
+    if restored.get("whole_seconds") is True and isinstance(moment := live.get("mtime"), int):
+        live = {**live, "mtime": moment // SECOND * SECOND}
+    same = ("kind", "size", "mtime")
+    alike = all(restored[k] == live.get(k) for k in same if k in restored)
     above = live.get("above")
     if not alike and (not isinstance(above, int) or above > before):
         return "changed", ""

@@ -33,31 +33,36 @@ class Turn:
     def taken(self, ledger: "Ledger", deadline: float) -> Iterator[None]:
         """Wait for it, until a time of time.monotonic(). Raises StepError if it does not come."""
         with ExitStack() as held:
-            self._await(ledger, deadline, held, (pulls_from(self._target),), "")
+            own = (pulls_from(self._target),)
+            if busy := self._await(ledger, deadline, held, own):
+                raise self._not_come(ledger, busy)
             if self._parallel:
                 places = tuple(map(place_in_line, range(self._parallel)))
                 full = f"{self._parallel} targets are being pulled from"
                 # One that only pretends to be at work must not keep all others waiting.
                 soon = min(deadline, time.monotonic() + PLACE_SECONDS)
-                try:
-                    self._await(ledger, soon, held, places, full)
-                except StepError as error:
-                    if error.failure is Failure.STOPPED or soon == deadline:
-                        raise
+                if self._await(ledger, soon, held, places, full):
+                    if ledger.caller.asked_to_stop or soon == deadline:
+                        raise self._not_come(ledger, full)
                     text = f"{full}, for {PLACE_SECONDS / 60:.0f} minutes: goes on beside them"
                     ledger.tell({"event": "warning", "text": text})
             yield
 
+    def _not_come(self, ledger: "Ledger", why: str) -> StepError:
+        failure = Failure.STOPPED if ledger.caller.asked_to_stop else Failure.LOCKED
+        return StepError(failure, f"it was not the turn of target {self._target}: {why}")
+
     def _await(
-        self, ledger: "Ledger", deadline: float, held: ExitStack, any_of: tuple[str, ...], full: str
-    ) -> None:
-        """Hold one of these locks; `full` says that all are taken, unless their holder is to be named."""
+        self, ledger: "Ledger", deadline: float, held: ExitStack, any_of: tuple[str, ...],
+        full: str = "",
+    ) -> str:  # fmt: skip
+        """Hold one of these locks; else why not, which is `full` unless their holder is to be named."""
         patience = LockPatience(deadline - time.monotonic())
         while busy := self._take(ledger.run, held, any_of):
             why = full or busy
             if not patience.wait(why, ledger.tell, ledger.caller):
-                failure = Failure.STOPPED if ledger.caller.asked_to_stop else Failure.LOCKED
-                raise StepError(failure, f"it was not the turn of target {self._target}: {why}")
+                return why
+        return ""
 
     def _take(self, run: Run, held: ExitStack, any_of: tuple[str, ...]) -> str:
         """Hold one of these locks; else who has the last of them, in words."""

@@ -277,13 +277,14 @@ def remove(end: Pipes, path: bytes, request: dict[str, object]) -> None:
 def restore(end: Pipes, path: bytes, request: dict[str, object]) -> None:
     """Nodes with all that is known of them, each file followed by its content."""
     repository = Repository(path, write=False)
-    chosen = _indices(request)
+    chosen = frozenset(_indices(request))  # there may be thousands
+    above = frozenset(where[:depth] for where in chosen for depth in range(len(where)))
     contents = Contents(repository, _when(repository, request.get("session")))
     first: dict[tuple[int, int], str] = {}
     for meta, rorp in contents.nodes():
-        leads = any(w[: len(meta.where)] == meta.where for w in chosen)
-        inside = not chosen or any(meta.where[: len(w)] == w for w in chosen)
-        if not inside and not (leads and meta.kind == "dir"):
+        where = meta.where
+        inside = not chosen or any(where[:depth] in chosen for depth in range(len(where) + 1))
+        if not inside and not (where in above and meta.kind == "dir"):
             continue
         plain = to_plain(meta)
         twin = first.get((meta.inode, meta.device)) if meta.nlink > 1 else None

@@ -23,15 +23,16 @@ _CHANGED: Final = (
     " nothing was sent; if its keys are new, have their fingerprints from its owner and write them there"
 )
 _REFUSED: Final = "{0} does not let us in: our key is not, or not any more, in its authorized_keys"
+ALLOW: Final = "add our public key to authorized_keys there, for this login"
 _LOUD: Final = r"identification has changed|host key (is )?known|host key verification failed"
-_SHUT: Final = r"permission denied \(|too many authentication"
+_SHUT: Final = re.compile(r"permission denied \(|too many authentication", re.IGNORECASE)
 _AWAY: Final = r"kex_exchange|could not resolve|ssh: connect to|stdio forwarding failed"
 _STRANGE: Final = (
     rf"{WORD}|not found|no such file|no module named|cannot execute|currently not available"
 )
 _SAID: Final = (
     (re.compile(_LOUD, re.IGNORECASE), Failure.DENIED, _CHANGED, "capkeep target scan {0}"),
-    (re.compile(_SHUT, re.IGNORECASE), Failure.DENIED, _REFUSED, "capkeep enroll {0}"),
+    (_SHUT, Failure.DENIED, _REFUSED, "capkeep enroll {0}"),
     (re.compile(_AWAY, re.IGNORECASE), Failure.UNREACHABLE, "{0} cannot be reached", ""),
     (re.compile(_STRANGE, re.IGNORECASE), Failure.REFUSED,
      "{0} lets us in, and no capkeep answers there", "capkeep enroll {0}"),
@@ -66,33 +67,32 @@ def connect(target: Target, identity: str, folder: str) -> Ssh:
 def _way(target: Target, known: str, own: tuple[str, ...]) -> str:
     """The option by which ssh goes through another host, with another ssh like itself."""
     user, _, place = target.jump.rpartition("@")
-    host, port = _host_and_port(place)
+    host, _, port = place.rpartition(":")
     options = (f"HostKeyAlias={ON_THE_WAY}", *own, *LIVELY, *OPTIONS)
-    options += (f'UserKnownHostsFile="{known.replace("%", "%%")}"',)
-    options += (f"Port={port}",) if port else ()
-    options += (f"User={user}",) if user else ()
+    options += (f'UserKnownHostsFile="{known.replace("%", "%%")}"', f"Port={port}", f"User={user}")
     flags = [word for option in options for word in ("-o", option)]
-    argv = [SSH, "-F", "none", *flags, "-T", "-x", "-a", "-W", "[%h]:%p", "--", host]
+    argv = [SSH, "-F", "none", *flags, "-T", "-x", "-a", "-W", "[%h]:%p", "--", host.strip("[]")]
     # Read by ssh itself, for its escapes, and then by a shell; the target's name is the one escape.
     words = [word if word == "[%h]:%p" else word.replace("%", "%%") for word in argv]
     return f"ProxyCommand={shlex.join(words)}"
-
-
-def _host_and_port(place: str) -> tuple[str, str]:
-    """Of "host", "host:22", "[::1]:22" or "::1"."""
-    if place.startswith("["):
-        host, _, port = place[1:].partition("]")
-        return host, port.removeprefix(":")
-    host, colon, port = place.rpartition(":")
-    return (host, port) if colon and ":" not in host else (place, "")
 
 
 def explain(ssh: Ssh, target: Target, text: str, *, greeted: bool) -> StepError:
     """Why the connection is gone; once greeted, what is said there is the target's own word."""
     last = ssh.words()
     if not greeted:
-        for pattern, failure, sentence, hint in _SAID:
+        for pattern, failure, sentence, mend in _SAID:
             if pattern.search(ssh.said()):
-                who = target.jump if f" {ON_THE_WAY} " in f" {ssh.said()} " else target.name
-                return StepError(failure, f"{sentence.format(who)} ({last})", hint=hint.format(who))
+                there = _is_of_the_way(ssh.said(), target)
+                who = target.jump if there else target.name
+                hint = ALLOW if there and pattern is _SHUT else mend.format(target.name)
+                return StepError(failure, f"{sentence.format(who)} ({last})", hint=hint)
     return StepError(Failure.UNREACHABLE, f"{target.name}: {text}" + (f" ({last})" if last else ""))
+
+
+def _is_of_the_way(said: str, target: Target) -> bool:
+    """Whether the host on the way is meant: by its key's name, or, where it shuts us out, by its own."""
+    login, _, _ = target.jump.rpartition(":")
+    shut_out = f"{login.replace('[', '').replace(']', '')}: Permission denied"
+    own = f"{target.user}@{target.host}: Permission denied"
+    return f" {ON_THE_WAY} " in f" {said} " or (shut_out != own and shut_out in said)
