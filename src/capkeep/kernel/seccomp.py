@@ -79,6 +79,12 @@ _TCP, _UDP = 6, 17
 _CLONE_NEW: Final = 0x7E020000
 # TIOCSTI, TIOCLINUX put words into a terminal's mouth; FIOSETOWN, SIOCSPGRP aim SIGIO at others.
 _IOCTLS: Final = (0x5412, 0x541C, 0x8901, 0x8902)
+# All that engines ask of what they have open: TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX,
+# FIOCLEX, TCGETS2, FS_IOC_GETFLAGS. Others change attributes of files that are open for reading alone.
+_ASKING: Final = (
+    0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A, 0x80086601,
+)  # fmt: skip
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # SIGIO of any number to any process of the user
 
 _TRUNC, _NEITHER = 0o1000, 0o3  # O_TRUNC; O_ACCMODE, which is neither reading nor writing
@@ -131,16 +137,22 @@ _PROGRAMS: Final = {
 }
 
 
-def _launched() -> Rules:
-    """Of an engine that its user's other files are in sight of.
+def _launched(pid: int) -> Rules:
+    """Of an engine that its user's other files and processes are in sight of.
 
     What touches modes and times is answered before anything else is asked (`program`). Landlock looks at
-    whoever opens a file to write before the file is emptied, and only lately at others who empty it.
+    whoever opens a file to write before the file is emptied, and only lately at others who empty it. Limits,
+    priorities and processors it may set for itself: for others of its user they would be their end.
     """
     untold = CHANGING | TOUCHING
     found = {name: conditions for name, conditions in _NO_SETID.items() if name not in untold}
     found["open"] = (_only_written_is_emptied(1), *found["open"])
     found["openat"] = (_only_written_is_emptied(2), *found["openat"])
+    found["ioctl"] = (Condition(1, _ASKING),)
+    itself = (0, pid)
+    found["prlimit64"] = found["sched_setaffinity"] = (Condition(0, itself),)
+    found["setpriority"] = (Condition(0, (_PRIO_PROCESS,)), Condition(1, itself))
+    found["ioprio_set"] = (Condition(0, (_IOPRIO_WHO_PROCESS,)), Condition(1, itself))
     return found
 
 
@@ -176,7 +188,7 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
     if profile is Profile.LAUNCHED:
-        return NEVER | ENGINE | CHANGING | EMPTYING, engine | _launched()
+        return NEVER | ENGINE | CHANGING | EMPTYING, engine | _launched(pid)
     engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
     if profile is Profile.MOUNT:
         # Connected to each other and to nobody else, for ever: a stream takes no address (unix(7)).

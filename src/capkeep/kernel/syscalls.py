@@ -85,4 +85,6 @@ RULED: Final[Numbers] = {
     "clone3": (435, 435), "kill": (62, 129), "tgkill": (234, 131), "chmod": (90, -1),
     "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "creat": (85, -1),
     "mknod": (133, -1), "mknodat": (259, 33), "open": (2, -1), "openat": (257, 56), "openat2": (437, 437),
+    "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
+    "ioprio_set": (251, 30),
 }  # fmt: skip
