@@ -14,14 +14,15 @@ from typing import Final
 
 import pytest
 
-from capkeep.errors import ConfigError
-from capkeep.host import drift
+from capkeep.errors import ConfigError, RefusedError
+from capkeep.host import drift, launchers
 from capkeep.host.files import Owner, write_atomic
 from capkeep.host.probe import probe
 from capkeep.kernel import landlock
 from capkeep.kernel.launcher import ATTRIBUTE, Mark, attribute, program
-from capkeep.plan.model import Plan
+from capkeep.plan.model import Plan, Secret, Starter
 from capkeep.rooms.protocol import Channel, Message
+from capkeep.values import SecretSource
 from tests.host import host_filters
 from tests.rooms.house import INTERPRETER
 from tests.rooms.launched import HOST, USER, Launched, launched, only_root_s
@@ -89,9 +90,7 @@ def test_everything_is_read_without_a_root_parent(home: Launched) -> None:
 def test_borg_is_closed_in_too(home: Launched) -> None:
     """It opens the directory above a source, and sets modes and times in its cache."""
     config = Path(home.places.config, "capkeep.toml")
-    before, secret = config.read_text(), Path(home.base, "etc/secrets/repo")
-    secret.chmod(0o600)
-    os.chown(secret, 0, 0)  # whose group cannot be given before `apply` has made its user
+    before = config.read_text()
     config.write_text(before + BORG.format(base=home.base))
     try:
         home.apply(home.compiled())
@@ -385,6 +384,64 @@ def attempts_without_walls(home: Launched, targets: dict[str, str]) -> dict[str,
     return dict(json.loads(Path(targets["out"], "found").read_text()))
 
 
+def shown(path: Path) -> tuple[int, int, int]:
+    state = path.stat()
+    return state.st_uid, state.st_gid, state.st_mode & 0o777
+
+
+def test_secrets_are_that_user_s_and_not_his_group_s(home: Launched) -> None:
+    """Members of the group may read the records; they are not to have what the jobs keep."""
+    secret = Path(home.base, "etc/secrets/repo")
+    assert shown(secret) == (USER.pw_uid, 0, 0o400)
+    assert shown(secret.parent) == (0, USER.pw_gid, 0o710)
+    for uid, code in ((USER.pw_uid, 0), (STRANGER, 1)):
+        done = subprocess.run(
+            ["/bin/cat", secret], user=uid, group=USER.pw_gid, extra_groups=[], check=False,
+            capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == code, done
+    secret.chmod(0o440)
+    try:
+        text = f"is not {USER.pw_name}'s alone to read"
+        assert (str(secret), text) in [(f.what, f.text) for f in drift.differences(home.plan)]
+    finally:
+        home.apply(home.plan)
+    assert shown(secret) == (USER.pw_uid, 0, 0o400)
+
+
+def test_a_secret_that_is_elsewhere_is_nobody_else_s_to_have(home: Launched) -> None:
+    """Such as the key with which root logs in, also by a link; nor what is not root's."""
+    vault = home.plan.room("vault-repo")
+    for name, inside in (("key", False), ("link", True)):
+        key = Path(home.base, "elsewhere")
+        only_root_s(key, "root's own")
+        place = Path(home.base, "etc/secrets" if inside else "", name)
+        place.unlink(missing_ok=True)
+        place.symlink_to(key)
+        secret = Secret("identity", SecretSource(file=str(place if inside else key)))
+        rooms = [r._replace(secrets=(secret,)) if r == vault else r for r in home.plan.rooms]
+        try:
+            with pytest.raises(RefusedError, match="would have to be given to games"):
+                home.apply(home.plan._replace(rooms=tuple(rooms)))
+            assert shown(key) == (0, 0, 0o600)
+        finally:
+            place.unlink()
+
+
+def test_what_opens_doors_as_root_takes_secrets_back(home: Launched) -> None:
+    secret = Path(home.base, "etc/secrets/repo")
+    plan = home.plan._replace(starter=Starter.DOORS)
+    try:
+        made = [change for change in launchers.changes(plan) if change.needed()]
+        assert [change.path for change in made] == [str(secret)]
+        made[0].make()
+        assert shown(secret) == (0, 0, 0o600)
+        assert not [change for change in launchers.changes(plan) if change.needed()]
+    finally:
+        home.apply(home.plan)
+    assert shown(secret) == (USER.pw_uid, 0, 0o400)
+
+
 def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
     base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
     try:
@@ -401,17 +458,17 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
             again = host("plan")
             assert again.out.splitlines()[0] == "nothing to change", again
             user = pwd.getpwnam(PREFIX)
-            assert (secret.stat().st_gid, secret.stat().st_mode & 0o777) == (user.pw_gid, 0o640)
+            assert shown(secret) == (user.pw_uid, 0, 0o400)
             audited = host("audit")
             assert audited.code == 0, audited
             os.removexattr(program, ATTRIBUTE)
-            shown = host("plan")
-            assert shown.out.startswith(f"would make launcher {program} "), shown
+            planned = host("plan")
+            assert planned.out.startswith(f"would make launcher {program} "), planned
         finally:
             removed = host("remove")
         assert removed.code == 0, removed
         assert not Path(program).parent.exists()
-        assert (secret.stat().st_gid, secret.stat().st_mode & 0o777) == (0, 0o600)
+        assert shown(secret) == (0, 0, 0o600)
         assert not [u.pw_name for u in pwd.getpwall() if u.pw_name.startswith(PREFIX)]
     finally:
         shutil.rmtree(base)
@@ -424,8 +481,6 @@ def test_what_needs_another_user_or_root_is_refused_by_name() -> None:
             path.read_text().replace(HOST, HOST + "members-restore = true\n")
             + '[dumps.who]\nkind = "command"\ncommand = ["/usr/bin/id"]\nuser = "daemon"\n'
         )
-        os.chown(Path(home.base, "etc/secrets/repo"), 0, 0)
-        Path(home.base, "etc/secrets/repo").chmod(0o600)
         text = path.read_text().replace(
             'repositories = ["repo"]', 'repositories = ["repo"]\ndumps = ["who"]'
         )

@@ -32,12 +32,13 @@ def host_of(fields: Mapping[str, Checked[syntax.Host]]) -> HostConfig:
     )
 
 
-def launching_group(host: HostConfig) -> int:
-    """The group that secrets are given to where the rooms' one user reads them; -1 for none."""
-    if host.start != "launcher":
-        return -1
+def launching_user(host: HostConfig) -> int:
+    """The user that secrets are given to where launchers start readers; -1 for none.
+
+    Where something else starts them by now, `apply` takes them back, and must be able to read this.
+    """
     try:
-        return pwd.getpwnam(host.user_prefix).pw_gid
+        return pwd.getpwnam(host.user_prefix).pw_uid
     except KeyError:
         return -1  # it is still to be made, and nothing can have been given to it
 

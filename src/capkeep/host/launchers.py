@@ -8,7 +8,7 @@ host's places. Nothing that its caller says decides what is read.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -26,7 +26,8 @@ from capkeep.host.files import (
 from capkeep.host.finding import APPLY, Finding, Kind
 from capkeep.kernel.launcher import ATTRIBUTE, MACHINES, Mark, attribute, program
 from capkeep.kernel.process import python
-from capkeep.plan.model import Places, Plan, Room, Starter
+from capkeep.plan.model import Mode, Places, Plan, Room, Starter
+from capkeep.values import is_at_or_below
 
 MODULE: Final = "capkeep.host.launched"
 MODE: Final = 0o750
@@ -60,25 +61,24 @@ def launched(plan: Plan) -> Iterator[Room]:
 
 
 def secrets_directory(plan: Plan, root: Owner) -> tuple[Owner, int]:
-    """Whose the directory of secrets is: without a root parent the rooms' one user reads them."""
+    """Whose the directory of secrets is: without a root parent the rooms' one user reaches its own."""
     if plan.starter is Starter.LAUNCHER:
-        return Owner(root.uid, plan.runner.grant.gid), 0o750
+        return Owner(root.uid, plan.runner.grant.gid), 0o710
     return root, 0o700
 
 
 def secret_file(plan: Plan, root: Owner) -> tuple[Owner, int]:
-    """The same of the file of a secret."""
+    """The same of the file of a secret: nobody else is to read it, whoever is in that user's group."""
     if plan.starter is Starter.LAUNCHER:
-        return Owner(root.uid, plan.runner.grant.gid), 0o640
+        return Owner(plan.runner.grant.uid, 0), 0o400
     return root, 0o600
 
 
 def changes(plan: Plan) -> Iterator[Change]:
     """The launchers, and the secrets that their user's rooms read. Raises RefusedError."""
     rooms = tuple(launched(plan))
-    if plan.starter is Starter.LAUNCHER:
-        for place in _secret_files(plan):
-            yield _secret(place, *secret_file(plan, Owner(0, 0)))
+    if plan.mode is Mode.SYSTEM:
+        yield from _secrets(plan)
     if rooms:
         yield directory_change(plan.places.launchers, owner=Owner(0, 0), mode=0o755)
         _refuse_powerless(plan.places)
@@ -141,36 +141,68 @@ def _put(place: str, content: bytes, owner: Owner, mark: bytes) -> Undo:
 
 
 def _secret_files(plan: Plan) -> tuple[str, ...]:
-    sources = (s.source for room in plan.rooms for s in room.secrets)
+    """Files that rooms read without a capability; a launched reader reads root's own."""
+    sources = (s.source for room in plan.rooms if not plan.launched(room) for s in room.secrets)
     return tuple(dict.fromkeys(source.file for source in sources if source.file))
 
 
-def _secret(place: str, owner: Owner, mode: int) -> Change:
-    """A secret's file, for the group of the rooms' one user to read."""
+def _secrets(plan: Plan) -> Iterator[Change]:
+    """Their owners as whoever starts the rooms needs them. Raises RefusedError for one that is elsewhere.
+
+    A file in another place may be somebody else's too, such as the key with which root logs in.
+    """
+    owner, mode = secret_file(plan, Owner(0, 0))
+    owners = {0, plan.runner.grant.uid}
+    for place in _secret_files(plan):
+        try:
+            uid = os.stat(place).st_uid
+        except OSError:
+            continue  # told by whoever checks the configuration
+        if plan.starter is not Starter.LAUNCHER and uid == 0:
+            continue  # as it was always root's
+        if not _is_own(plan, place):
+            raise RefusedError(
+                f"the secret {place} would have to be given to {plan.runner.grant.user}",
+                hint=f"put it, or a copy of it, into {plan.places.secrets}",
+            )
+        yield _secret(os.path.realpath(place), owner, mode, owners)
+
+
+def _is_own(plan: Plan, place: str) -> bool:
+    """Whether a secret lies where all are capkeep's, whatever links lead there."""
+    return is_at_or_below(os.path.realpath(place), os.path.realpath(plan.places.secrets))
+
+
+def _secret(place: str, owner: Owner, mode: int, owners: Set[int]) -> Change:
+    """A secret's file, for the rooms' one user or for root alone to read."""
 
     def differs() -> bool:
         try:
             state = os.stat(place)
         except OSError:
-            return False  # told by whoever checks the configuration
-        return (state.st_gid, stat.S_IMODE(state.st_mode)) != (owner.gid, mode)
+            return False
+        if owner.uid == state.st_uid == 0:
+            return False
+        return (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) != (*owner, mode)
 
     def make() -> Undo:
         state = os.stat(place)
         was = Owner(state.st_uid, state.st_gid)
-        _give(place, owner, mode)
-        return partial(_give, place, was, stat.S_IMODE(state.st_mode))
+        _give(place, owner, mode, owners)
+        return partial(_give, place, was, stat.S_IMODE(state.st_mode), owners)
 
-    return Change(f"secret {place} (owner 0:{owner.gid}, mode {mode:04o})", differs, make)
+    what = f"secret {place} (owner {owner.uid}:{owner.gid}, mode {mode:04o})"
+    return Change(what, differs, make, path=place)
 
 
-def _give(place: str, owner: Owner, mode: int) -> None:
-    """Raises RefusedError for what is no file of root's, OSError."""
-    fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _give(place: str, owner: Owner, mode: int, owners: Set[int]) -> None:
+    """Raises RefusedError for what is no file, or somebody else's than `owners`; OSError."""
+    fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode) or state.st_uid != 0:
+        if not stat.S_ISREG(state.st_mode) or state.st_uid not in owners:
             raise RefusedError(f"{place} is not a file of root's")
+        os.fchmod(fd, 0o400)  # first: between the two nobody but one of the owners reads it
         os.fchown(fd, owner.uid, owner.gid)
         os.fchmod(fd, mode)
     finally:
@@ -195,6 +227,10 @@ def findings(plan: Plan) -> Iterator[Finding]:
         for name in sorted({*os.listdir(plan.places.launchers)} - known):
             text = "is not in the plan, and may carry a capability"
             yield Finding(Kind.DRIFT, f"{plan.places.launchers}/{name}", text, APPLY)
+    if plan.starter is Starter.LAUNCHER:
+        text = f"is not {plan.runner.grant.user}'s alone to read"
+        needed = (change.path for change in _secrets(plan) if change.needed())
+        yield from (Finding(Kind.DRIFT, place, text, APPLY) for place in needed)
 
 
 def _wrong(place: str, owner: Owner) -> str:
@@ -221,22 +257,29 @@ def obsolete(plan: Plan) -> Iterator[Removal]:
 
 
 def removals(plan: Plan) -> Iterator[Removal]:
-    """All launchers, and the group of secrets: its number may be somebody else's one day."""
+    """All launchers, and the user of secrets: its number may be somebody else's one day."""
     yield removal(plan.places)
     if plan.starter is not Starter.LAUNCHER:
         return
-    gid = plan.runner.grant.gid
-    for place in _secret_files(plan):
-        take = partial(_give, place, Owner(0, 0), 0o600)
-        yield Removal(f"group {gid} from secret {place}", partial(_has_group, place, gid), take)
+    uid, gid = plan.runner.grant.uid, plan.runner.grant.gid
+    for place in map(os.path.realpath, filter(partial(_is_own, plan), _secret_files(plan))):
+        take = partial(_give, place, Owner(0, 0), 0o600, {uid})
+        yield Removal(f"user {uid} from secret {place}", partial(_has_owner, place, uid), take)
     place = plan.places.secrets
     close = partial(make_directory, place, owner=Owner(0, 0), mode=0o700)
     yield Removal(f"group {gid} from {place}", partial(_has_group, place, gid), close)
 
 
+def _has_owner(place: str, uid: int) -> bool:
+    try:
+        return os.lstat(place).st_uid == uid
+    except OSError:
+        return False
+
+
 def _has_group(place: str, gid: int) -> bool:
     try:
-        return os.stat(place).st_gid == gid
+        return os.lstat(place).st_gid == gid
     except OSError:
         return False
 

@@ -67,7 +67,7 @@ def secrets(plan: Plan) -> Iterator[Finding]:
     """Secrets that are not where they were, and those that others could read or exchange."""
     owner = Owner(user_mode=plan.mode is Mode.USER)
     if plan.starter is Starter.LAUNCHER:
-        owner.group = plan.runner.grant.gid
+        owner.reader = plan.runner.grant.uid
     for source in dict.fromkeys(s.source for r in plan.rooms for s in r.secrets):
         for path in _plain_files(source):
             yield from _secret(path, owner, plan)
