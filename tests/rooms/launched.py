@@ -12,6 +12,7 @@ from typing import Final
 
 from capkeep.config.load import load
 from capkeep.host import apply, launchers, lent
+from capkeep.host.compile import hide_by_real_names
 from capkeep.plan.compile import HostFacts, compile_plan
 from capkeep.plan.model import Mode, Plan, Starter
 from tests.engines import rclone
@@ -36,7 +37,8 @@ class Launched(House):
             package=self.package, hostname="house", rclone=str(rclone()), starter=Starter.LAUNCHER,
             users={USER.pw_name: (USER.pw_uid, USER.pw_gid)},
         )  # fmt: skip
-        return lent.bound(compile_plan(lent.resolved(load(self.places.config), Mode.SYSTEM), facts))
+        config = lent.resolved(load(self.places.config), Mode.SYSTEM)
+        return hide_by_real_names(lent.bound(compile_plan(config, facts)))
 
     def apply(self, plan: Plan) -> None:
         for change in (*apply.changes(plan), *launchers.changes(plan)):

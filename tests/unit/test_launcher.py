@@ -118,6 +118,17 @@ def test_what_is_hidden_is_not_among_what_may_be_read(tmp_path: Path) -> None:
     assert readable((f"{top}/a/one",), (f"{top}/a",), frozenset()).whole == ()
 
 
+def test_what_is_left_out_of_a_job_cannot_be_read_where_it_is_mounted(tmp_path: Path) -> None:
+    """Landlock's rules for a directory hold in what is mounted below it too."""
+    for name in ("home/one/file", "home/one/nas/other", "home/two/file", "srv/file"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    top = str(tmp_path)
+    found = readable((top,), (), frozenset((f"{top}/home/one/nas",)))
+    assert set(found.whole) == {f"{top}/home/one/file", f"{top}/home/two", f"{top}/srv"}
+
+
 def test_no_number_is_answered_twice() -> None:
     """What is taken for done in a launched engine is not denied outright elsewhere, save in RULED."""
     from capkeep.kernel.syscalls import TOUCHING

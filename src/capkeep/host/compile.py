@@ -73,10 +73,9 @@ class Compiler:
 
     def draft(self) -> Plan:
         """The plan, whatever there is to be said against applying it here."""
-        plan = lent.bound(compile_plan(self._config, self._host()))
-        rooms = tuple(_hide_by_real_names(room) for room in plan.rooms)
+        plan = hide_by_real_names(lent.bound(compile_plan(self._config, self._host())))
         created = _created_before(self._places) if self._created is None else self._created
-        return plan._replace(created_users=created, rooms=rooms)
+        return plan._replace(created_users=created)
 
     def changes(self) -> Iterator[Change]:
         """Everything but the users."""
@@ -186,10 +185,14 @@ def _own_name() -> str:
         return str(os.geteuid())
 
 
-def _hide_by_real_names(room: Room) -> Room:
+def hide_by_real_names(plan: Plan) -> Plan:
     """Hide what a name leads to: a reader kept from a link could still open its target."""
-    hide = tuple(dict.fromkeys(map(os.path.realpath, room.grant.hide)))
-    return room._replace(grant=room.grant._replace(hide=hide))
+
+    def hiding(room: Room) -> Room:
+        hide = tuple(dict.fromkeys(map(os.path.realpath, room.grant.hide)))
+        return room._replace(grant=room.grant._replace(hide=hide))
+
+    return plan._replace(rooms=tuple(map(hiding, plan.rooms)))
 
 
 def rclone() -> str:

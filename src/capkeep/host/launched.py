@@ -24,7 +24,7 @@ from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.host.bubblewrap import ETC, USR_MERGE
 from capkeep.host.secrets import fetch
 from capkeep.host.start import WIRE, limit
-from capkeep.kernel import landlock, libc, mounts
+from capkeep.kernel import landlock, libc, mounts, trial
 from capkeep.kernel.facts import CAPABILITIES, host_namespaces, own_ambient, peer_uid
 from capkeep.kernel.launcher import ATTRIBUTE, CAPABILITY, Mark, attribute
 from capkeep.plan.load import load_plan
@@ -161,18 +161,41 @@ def _capability_kept_back() -> Iterator[None]:
 
 def _close_in(plan: Plan, room: Room, left_out: dict[str, str]) -> None:
     """Landlock for this program and its engine. Raises StepError without it, OSError."""
-    repository = plan.repository(room.repository)
-    programs = (plan.interpreter, sys.base_prefix, plan.package, repository.program,
-                repository.environment_folder)  # fmt: skip
-    seen = [os.path.realpath(path) for path in (*SEEN, *programs) if path]
-    reading = readable(room.grant.sources, room.grant.hide, frozenset(left_out))
-    reading = reading._replace(whole=(*seen, *reading.whole))
+    kept_from = [
+        path for path in _secret_files(plan) if not any(is_at_or_below(path, w) for w in room.grant.write)
+    ]
+    reading = allowed(plan, room, frozenset(left_out))
     if not landlock.restrict(room.grant.write, network=False, reading=reading):
         raise StepError(
             Failure.WEAKENED,
             f"this kernel offers no Landlock, and {room.name} has nothing else to close itself in with",
             hint='boot with Landlock (lsm=landlock,…), or write start = "doors" in [host]',
         )
+    for path in kept_from:
+        if trial.can_read(path):
+            raise StepError(Failure.WEAKENED, f"Landlock does not keep {room.name} from {path}")
+
+
+def _secret_files(plan: Plan) -> tuple[str, ...]:
+    """Every file with a secret of any room's, under the name that no link leads to."""
+    files = {s.source.file for room in plan.rooms for s in room.secrets if s.source.file}
+    return tuple(sorted(map(os.path.realpath, files)))
+
+
+def allowed(plan: Plan, room: Room, left_out: frozenset[str]) -> landlock.Reading:
+    """What the reader of a job and its engine may read: programs, and the sources.
+
+    What is hidden may lie among the programs as well (a repository in /usr/local).
+    """
+    repository = plan.repository(room.repository)
+    programs = (plan.interpreter, sys.base_prefix, f"{plan.package}/capkeep", repository.program,
+                repository.environment_folder)  # fmt: skip
+    names = [os.path.realpath(plan.package)]  # Python looks in there for the package's name
+    whole: list[str] = []
+    for path in dict.fromkeys(os.path.realpath(path) for path in (*SEEN, *programs) if path):
+        _open(path, room.grant.hide, frozenset(), whole, names)
+    reading = readable(room.grant.sources, room.grant.hide, left_out)
+    return landlock.Reading((*whole, *reading.whole), (*names, *reading.names))
 
 
 def readable(
@@ -180,9 +203,9 @@ def readable(
 ) -> landlock.Reading:
     """What the job's sources come to without what is hidden from readers.
 
-    Landlock knows no exception: of a directory above something hidden everything else in it is named
-    as it is now, and what is put there later cannot be read in this run. The names below it can, and
-    those below the directory that a source lies in.
+    Landlock knows no exception: of a directory above something hidden, or above a filesystem that is
+    left out, everything else in it is named as it is now, and what is put there later cannot be read in
+    this run. The names below it can, and those below the directory that a source lies in.
     """
     whole: list[str] = []
     names: list[str] = []
@@ -201,7 +224,7 @@ def _open(
 ) -> None:
     if path in left_out or any(is_at_or_below(path, place) for place in hidden):
         return
-    if not any(is_at_or_below(place, path) for place in hidden):
+    if not any(is_at_or_below(place, path) for place in (*hidden, *left_out)):
         whole.append(path)
         return
     names.append(path)

@@ -22,6 +22,15 @@ def refused() -> tuple[str, ...]:
     )
 
 
+def can_read(path: str) -> bool:
+    """Whether that file can be opened for reading. One that is not there cannot."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def _write() -> bool:
     return _is_refused(WRITTEN, os.O_WRONLY)
 
