@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from capkeep.kernel.launcher import ATTRIBUTE, Mark, attribute, program
 from capkeep.plan.model import Plan, Secret, Starter
 from capkeep.rooms.protocol import Channel, Message
 from capkeep.values import SecretSource
+from tests.engines import restic_programs
 from tests.host import host_filters
 from tests.rooms.house import INTERPRETER
 from tests.rooms.launched import HOST, USER, Launched, launched, only_root_s
@@ -30,15 +32,18 @@ from tests.system import hostile_launched
 from tests.system.test_apply import PREFIX, Host
 
 STRANGER: Final = 71_234
-BORG: Final = """
-[repositories.borgs]
-engine = "borg"
-location = "{base}/repositories/borgs"
-password = {{ file = "{base}/etc/secrets/repo" }}
-[jobs.borg]
-repositories = ["borgs"]
+OTHER: Final = """
+[repositories.other]
+engine = "{engine}"
+location = "{base}/repositories/{name}"
+{password}
+[jobs.other]
+repositories = ["other"]
 include = ["{base}/source"]
 """
+PASSWORD: Final = 'password = {{ file = "{base}/etc/secrets/repo" }}'
+# What Python runs by itself of its user's home; a marker says that it did.
+PLANTED: Final = "import os; os.close(os.open({marker!r}, os.O_CREAT | os.O_WRONLY))\n"
 VICTIM: Final = (
     "import signal, sys; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
     " print('y', flush=True); sys.stdin.read()"
@@ -87,19 +92,52 @@ def test_everything_is_read_without_a_root_parent(home: Launched) -> None:
     assert (copy.read_text(), copy.stat().st_uid) == ("for root alone\n", 0)
 
 
-def test_borg_is_closed_in_too(home: Launched) -> None:
-    """It opens the directory above a source, and sets modes and times in its cache."""
+@pytest.mark.parametrize(
+    "engine, program",
+    [
+        *(("restic", str(path)) for path in restic_programs().values()),
+        ("borg", "/usr/bin/borg"),
+        ("rdiff-backup", "/usr/bin/rdiff-backup"),
+    ],
+)
+def test_each_engine_works_closed_in_and_runs_nothing_from_its_cache(
+    home: Launched, engine: str, program: str
+) -> None:
+    """Its cache is its user's, which is the other rooms': what one of them leaves there is no program's."""
     config = Path(home.places.config, "capkeep.toml")
-    before = config.read_text()
-    config.write_text(before + BORG.format(base=home.base))
+    before, name = config.read_text(), program.strip("/").replace("/", "-")
+    known = str(restic_programs()["0.14"])
+    password = "" if engine == "rdiff-backup" else PASSWORD.format(base=home.base)
+    text = before.replace(known, program) if engine == "restic" else before
+    other = OTHER.format(base=home.base, engine=engine, name=name, password=password)
+    config.write_text(text + other)
+    cache = Path(home.places.cache, "reader-other-other")
     try:
         home.apply(home.compiled())
-        assert home("init", "borgs").code == 0
-        end = ended(events(home, "run", "borg"))
+        marker = plant(cache)
+        assert home("init", "other").code == 0
+        end = ended(events(home, "run", "other"))
         assert end["outcome"] == "complete", end
+        assert not marker.exists()
     finally:
         config.write_text(before)
         home.apply(home.plan)
+        shutil.rmtree(cache)
+
+
+def plant(cache: Path) -> Path:
+    """What another room of its user could leave there for any Python; the file that it would make."""
+    marker = cache / "taken-over"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in {version, "python3.11", "python3.12", "python3.13"}:
+        folder = cache / ".local/lib" / python / "site-packages"
+        folder.mkdir(parents=True)
+        (folder / "planted.pth").write_text(PLANTED.format(marker=str(marker)))
+        (folder / "usercustomize.py").write_text(PLANTED.format(marker=str(marker)))
+    for path in (cache / ".local").rglob("*"):
+        os.chown(path, USER.pw_uid, USER.pw_gid)
+    os.chown(cache / ".local", USER.pw_uid, USER.pw_gid)
+    return marker
 
 
 def test_the_reader_alone_has_the_capability_and_proves_its_walls(home: Launched) -> None:
@@ -246,6 +284,15 @@ def test_somebody_else_of_its_group_starts_nothing(home: Launched) -> None:
 def test_who_is_not_in_its_group_cannot_even_begin(home: Launched) -> None:
     with pytest.raises(PermissionError):
         subprocess.run([home.launcher], user=STRANGER, group=STRANGER, extra_groups=[], check=False)
+
+
+def test_without_a_caller_it_says_on_its_log_what_it_lacks(home: Launched) -> None:
+    done = subprocess.run(
+        [home.launcher], user=USER.pw_uid, group=USER.pw_gid, extra_groups=[], check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    said = "capkeep: reader-job-repo is started with a socket as descriptor 0\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_it_begins_nothing_without_a_wire(home: Launched) -> None:

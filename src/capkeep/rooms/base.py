@@ -7,6 +7,7 @@ engine (which is confined further than the room before it starts, and whose outp
 import errno
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -42,6 +43,8 @@ HANDOVER_SECONDS: Final = 10
 HOLD_SECONDS: Final = 600  # for the names of all snapshots
 PATIENCE_SECONDS: Final = 300.0  # with a caller, such as a pager, who does not take what is said
 TEXT_LIMIT: Final = 1 << 14  # characters; a path has at most 4096 bytes (PATH_MAX)
+
+NOBODY_S_HOME: Final = "/nonexistent"  # which only root could make
 
 NO_LANDLOCK: Final = (
     "this kernel, or a container around this host, offers no Landlock: a hostile engine could write"
@@ -435,6 +438,9 @@ class EngineRoom:
         facts_read, facts_write = os.pipe()
         enlarge(facts_read)
         keep = {FACTS_FD: facts_write}
+        # In the machine's own namespaces others of its user reach its cache: nothing that a program
+        # looks for at home (code, for one) is to be theirs.
+        env = {**env, "HOME": NOBODY_S_HOME} if self.launched else env
         wires = {HANDOVER_FD: self._handover, ORIGIN_FD: self._origin_handover}
         keep |= {fd: end.fileno() for fd, end in wires.items() if end and not lesser}
         keep |= {GIVEN_FD: given} if given >= 0 else {}
@@ -576,8 +582,7 @@ def serve(
         if become is not None:
             brief = become(brief)
     except StepError as error:
-        with Channel(socket.socket(fileno=CALLER_FD)) as caller:
-            caller.send({"event": "result", **failed(error.failure, str(error), error.hint)})
+        _tell_unstarted(error)
         return 1
     room = EngineRoom(brief, profile=profile, patience=patience)
     try:
@@ -588,6 +593,18 @@ def serve(
     finally:
         room.close()
     return 0
+
+
+def _tell_unstarted(error: StepError) -> None:
+    """Why no room came to be, to its caller; on the log where there is no caller, as by hand."""
+    try:
+        sock = socket.socket(fileno=CALLER_FD)
+    except OSError:
+        hint = f" ({error.hint})" if error.hint else ""
+        print(f"capkeep: {error}{hint}", file=sys.stderr)
+        return
+    with Channel(sock) as caller, suppress(OSError):
+        caller.send({"event": "result", **failed(error.failure, str(error), error.hint)})
 
 
 def _answer(
