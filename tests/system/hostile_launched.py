@@ -6,9 +6,11 @@ each attempt in its output directory: what came of it, or the error's name.
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import platform
+import resource
 import signal
 import socket
 import struct
@@ -20,9 +22,11 @@ if "TARGETS" not in globals():
 T = TARGETS
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
-HANDLE_TO, PTRACE, READV = {"x86_64": (303, 101, 310), "aarch64": (264, 117, 270)}[
-    platform.machine()
-]
+HANDLE_TO, PTRACE, READV, IOPRIO_SET = {
+    "x86_64": (303, 101, 310, 251), "aarch64": (264, 117, 270, 30),
+}[platform.machine()]  # fmt: skip
+GETFLAGS, SETFLAGS, NOATIME = 0x80086601, 0x40086602, 0x80
+GET_ATTRIBUTES, SET_ATTRIBUTES, NODUMP = 0x801C581F, 0x401C5820, 0x80
 PTRACE_SEIZE = 0x4206
 
 
@@ -80,17 +84,66 @@ def queue_to_victim() -> str:
     return str(call(number, int(T["victim"]), int(signal.SIGUSR1), info))
 
 
+def limit_victim() -> str:
+    """Its processor's time would end it; this much it never has."""
+    return str(resource.prlimit(int(T["victim"]), resource.RLIMIT_CPU, (1 << 30, 1 << 30)))
+
+
+def starve_victim() -> str:
+    victim = int(T["victim"])
+    os.sched_setaffinity(victim, os.sched_getaffinity(0))
+    return "moved"
+
+
+def change_flags() -> str:
+    """Of a file that is open for reading alone; what the file's owner may do."""
+    with open(T["readable"], "rb") as file:
+        flags = bytearray(8)
+        fcntl.ioctl(file, GETFLAGS, flags)
+        struct.pack_into("I", flags, 0, struct.unpack_from("I", flags)[0] ^ NOATIME)
+        fcntl.ioctl(file, SETFLAGS, flags)
+    return "changed"
+
+
+def change_attributes() -> str:
+    """The same by the newer call, which asks with another number."""
+    with open(T["readable"], "rb") as file:
+        found = bytearray(28)
+        if "HOME" not in os.environ:  # the control run: a wall would stop the question already
+            fcntl.ioctl(file, GET_ATTRIBUTES, found)
+        struct.pack_into("I", found, 0, struct.unpack_from("I", found)[0] ^ NODUMP)
+        fcntl.ioctl(file, SET_ATTRIBUTES, found)
+    return "changed"
+
+
+def home() -> str:
+    """Where the control run has none it is the cache, as a home would be."""
+    os.mkdir(os.environ.get("HOME", T["out"]) + "/.local")
+    return "made"
+
+
 ATTEMPTS: dict[str, Callable[[], str]] = {
     "read a secret": lambda: read(T["secret"]),
     "read the password": lambda: read(T["password"]),
     "read what is no source": lambda: read("/etc/shadow"),
     "read a pack of the repository": lambda: read(T["config"]),
+    "read what is hidden among the programs": lambda: read(T["inside"]),
+    "read what lies beside the package": lambda: read(T["beside"]),
+    "read what is left out of the job": lambda: read(T["left_out"]),
+    "leave something at home": home,
     "read a victim's variables": lambda: read(f"/proc/{T['victim']}/environ"),
     "read a victim's memory": memory,
     "look at a victim's descriptors": lambda: os.readlink(f"/proc/{T['victim']}/fd/0"),
     "trace a victim": lambda: str(call(PTRACE, PTRACE_SEIZE, int(T["victim"]), 0, 0)),
     "signal a victim": end_victim,
     "queue a signal to a victim": queue_to_victim,
+    "limit a victim": limit_victim,
+    "rank a victim": lambda: str(os.setpriority(os.PRIO_PROCESS, int(T["victim"]), 19)),
+    "rank all of its user's": lambda: str(os.setpriority(os.PRIO_USER, os.getuid(), 19)),
+    "move a victim to other processors": starve_victim,
+    "have a victim wait for disks": lambda: str(call(IOPRIO_SET, 1, int(T["victim"]), 3 << 13)),
+    "change a source's flags": change_flags,
+    "change a source's attributes": change_attributes,
     "overwrite its user's file": lambda: write(T["own"], os.O_WRONLY),
     "empty its user's file": lambda: str(os.truncate(T["emptied"], 0)),
     "empty it by opening": lambda: str(os.close(os.open(T["emptied"], os.O_RDONLY | os.O_TRUNC))),

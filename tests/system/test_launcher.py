@@ -44,6 +44,11 @@ include = ["{base}/source"]
 PASSWORD: Final = 'password = {{ file = "{base}/etc/secrets/repo" }}'
 # What Python runs by itself of its user's home; a marker says that it did.
 PLANTED: Final = "import os; os.close(os.open({marker!r}, os.O_CREAT | os.O_WRONLY))\n"
+# What a container's own filter may stop before any wall of ours; all else has to succeed without walls.
+FILTERED: Final = {
+    "trace a victim", "read a victim's memory", "take a file's handle", "make a netlink socket",
+    "have a victim wait for disks",
+}  # fmt: skip
 VICTIM: Final = (
     "import signal, sys; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
     " print('y', flush=True); sys.stdin.read()"
@@ -333,11 +338,10 @@ def test_a_hostile_engine_gets_at_nothing_that_is_in_sight(home: Launched, abi: 
 
 def stopped_by_host(stopped: dict[str, str]) -> set[str]:
     """What this host itself lets nobody do: attempts that can show nothing here."""
+    # Some filesystems have no handles (overlayfs), others no flags (tmpfs before Linux 6.6).
+    found = {name for name, why in stopped.items() if why in ("EOPNOTSUPP", "ENOTTY")}
     if host_filters():
-        return set(stopped)
-    found = {
-        name for name, why in stopped.items() if why == "EOPNOTSUPP"
-    }  # overlayfs has no handles
+        found |= FILTERED
     yama = Path("/proc/sys/kernel/yama/ptrace_scope")
     if yama.exists() and yama.read_text().strip() != "0":
         found |= {"trace a victim", "read a victim's memory"}
@@ -373,6 +377,11 @@ def victims(home: Launched) -> Iterator[dict[str, str]]:
     os.utime(names["own"], (5, 5))
     for leftover in (names["door"], f"{names['own']}-new", f"{out}/linked", f"{out}/found"):
         Path(leftover).unlink(missing_ok=True)
+    shutil.rmtree(f"{out}/.local", ignore_errors=True)
+    inside, beside = Path(home.package, "capkeep/hidden/secret"), Path(home.package, "beside")
+    inside.parent.mkdir(exist_ok=True)
+    mounted = Path(home.base, "source/deep/mounted")
+    mounted.mkdir(parents=True, exist_ok=True)
     fifo, tmp = Path(home.base, "source/fifo"), Path("/tmp", f"hostile-{os.getpid()}")
     os.mkfifo(fifo)
     fifo.chmod(0o666)
@@ -381,6 +390,14 @@ def victims(home: Launched) -> Iterator[dict[str, str]]:
         stack.callback(fifo.unlink)
         stack.callback(tmp.unlink, missing_ok=True)
         stack.callback(os.close, os.open(fifo, os.O_RDWR))
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+        stack.callback(subprocess.run, ["umount", mounted], check=True)
+        for path in (inside, beside, mounted / "file"):
+            only_root_s(path, "not of the job\n")
+        readable = Path(home.base, "source/readable")
+        stack.callback(readable.unlink)
+        readable.write_text("of the rooms' user, and kept\n")
+        os.chown(readable, USER.pw_uid, USER.pw_gid)
         tcp, udp = socket.create_server(("127.0.0.1", 0)), socket.socket(type=socket.SOCK_DGRAM)
         udp.bind(("127.0.0.1", 0))
         door, hidden = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
@@ -404,7 +421,8 @@ def victims(home: Launched) -> Iterator[dict[str, str]]:
             "out": out, "fifo": str(fifo), "tmp": str(tmp), "abstract": abstract,
             "victim": str(victim.pid), "tcp": str(tcp.getsockname()[1]), "udp": str(udp.getsockname()[1]),
             "secret": f"{home.base}/etc/capkeep.toml", "password": f"{home.base}/etc/secrets/repo",
-            "config": f"{home.base}/repositories/repo/config",
+            "config": f"{home.base}/repositories/repo/config", "readable": str(readable),
+            "inside": str(inside), "beside": str(beside), "left_out": str(mounted / "file"),
         }  # fmt: skip
 
 
@@ -415,7 +433,11 @@ def in_place_of_restic(home: Launched, targets: dict[str, str]) -> Plan:
     path.write_text(f"#!{INTERPRETER} -IS\nTARGETS = {targets!r}\n{source}")
     path.chmod(0o755)
     repositories = (home.plan.repository("repo")._replace(program=str(path)),)
-    return home.plan._replace(repositories=repositories)
+    reader = home.plan.room("reader-job-repo")
+    hide = (*reader.grant.hide, os.path.dirname(targets["inside"]))
+    hiding = reader._replace(grant=reader.grant._replace(hide=hide))
+    rooms = tuple(hiding if room == reader else room for room in home.plan.rooms)
+    return home.plan._replace(repositories=repositories, rooms=rooms)
 
 
 def attempts_without_walls(home: Launched, targets: dict[str, str]) -> dict[str, tuple[bool, str]]:
