@@ -336,6 +336,16 @@ def test_a_hostile_engine_gets_at_nothing_that_is_in_sight(home: Launched, abi: 
         assert (state.st_mode & 0o777, state.st_mtime) == (0o600, 5)
 
 
+def test_it_begins_nothing_where_a_secret_can_be_read(home: Launched) -> None:
+    """It tries each of them once it is closed in, whatever rules it has made."""
+    everything = ('SEEN: Final = ("/usr",', 'SEEN: Final = ("/usr", "/srv",')
+    nothing_hidden = ("_open(path, room.grant.hide, frozenset(), whole, names)", "whole.append(path)")
+    with with_changed(home, "host/launched.py", everything, nothing_hidden):
+        text = lost_to(events(home, "run"))
+    secret = f"{home.base}/etc/secrets/repo"
+    assert f"Landlock does not keep reader-job-repo from {secret}" in text
+
+
 def stopped_by_host(stopped: dict[str, str]) -> set[str]:
     """What this host itself lets nobody do: attempts that can show nothing here."""
     # Some filesystems have no handles (overlayfs), others no flags (tmpfs before Linux 6.6).
@@ -348,18 +358,26 @@ def stopped_by_host(stopped: dict[str, str]) -> set[str]:
     return found
 
 
-@contextlib.contextmanager
-def with_landlock(home: Launched, abi: int) -> Iterator[None]:
+def with_landlock(home: Launched, abi: int) -> contextlib.AbstractContextManager[None]:
     """Rooms that take this kernel for one with an older version of it; 0: as it is."""
-    path = Path(home.package, "capkeep/kernel/landlock.py")
-    text = path.read_text()
-    if abi:
-        assert text.count("    version = abi()\n") == 1
-        path.write_text(text.replace("    version = abi()\n", f"    version = {abi}\n"))
+    line = "    version = abi()\n"
+    changed = f"    version = {abi}\n" if abi else line
+    return with_changed(home, "kernel/landlock.py", (line, changed))
+
+
+@contextlib.contextmanager
+def with_changed(home: Launched, module: str, *changes: tuple[str, str]) -> Iterator[None]:
+    """Rooms whose program is otherwise."""
+    path = Path(home.package, "capkeep", module)
+    before = text = path.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text)
     try:
         yield
     finally:
-        path.write_text(text)
+        path.write_text(before)
 
 
 @contextlib.contextmanager
