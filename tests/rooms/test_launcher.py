@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -132,6 +133,34 @@ def test_more_than_the_one_capability_is_given_up(place: Path) -> None:
     os.removexattr(place / "launcher", ATTRIBUTE)
     done = run(place, uid=0, gid=0, before=with_two)
     assert given(done, place), done
+
+
+TRUST: Final = """
+import sys
+from capkeep.errors import CapkeepError
+from capkeep.plan.load import load_head
+from capkeep.plan.model import Places
+for in_room in (False, True):
+    try:
+        load_head(Places(*[sys.argv[1]] * 5), in_room=in_room)
+        print("trusted")
+    except CapkeepError as error:
+        print(str(error).split()[-1])
+"""
+
+
+def test_a_strangers_plan_is_not_taken_for_root_s_in_a_namespace_without_root(place: Path) -> None:
+    """There both look like nobody's; a room alone is shown the plan by whoever knows."""
+    plan = place / "plan.json"
+    plan.write_text("{}")
+    os.chown(plan, OTHER, OTHER)
+    package = str(Path(libc.__file__).parent.parent.parent)
+    done = subprocess.run(
+        ["/usr/bin/unshare", "--user", f"--map-user={UID}", "/usr/bin/python3", "-c", TRUST, place],
+        env={"PYTHONPATH": package, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
+        check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "root\ntrusted\n"
 
 
 def test_the_numbers_are_nobody_s() -> None:
