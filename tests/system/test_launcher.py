@@ -246,6 +246,17 @@ def test_an_audit_starts_it_as_it_is_started_at_night(home: Launched) -> None:
     assert reader["room"].effective == ("CAP_DAC_READ_SEARCH",)
 
 
+def test_what_root_writes_to_is_not_the_rooms_user_s(home: Launched) -> None:
+    """Root's standard error may be a log of root's own; rooms of the same user's doors have theirs."""
+    line = "    hide_memory()\n    try:\n        brief = read()\n"
+    speaking = (line, f"    os.write(2, b'said by a room')\n{line}")
+    assert home("run").code == 0
+    with with_changed(home, "rooms/base.py", speaking):
+        listed = home("ls", "latest", uid=0, gid=0)
+    assert listed.code == 0, listed
+    assert "said by a room" not in listed.err
+
+
 def asked(
     home: Launched, uid: int, request: Message, *before: str, wired: bool = True
 ) -> list[Message]:
@@ -339,7 +350,10 @@ def test_a_hostile_engine_gets_at_nothing_that_is_in_sight(home: Launched, abi: 
 def test_it_begins_nothing_where_a_secret_can_be_read(home: Launched) -> None:
     """It tries each of them once it is closed in, whatever rules it has made."""
     everything = ('SEEN: Final = ("/usr",', 'SEEN: Final = ("/usr", "/srv",')
-    nothing_hidden = ("_open(path, room.grant.hide, frozenset(), whole, names)", "whole.append(path)")
+    nothing_hidden = (
+        "_open(path, room.grant.hide, frozenset(), whole, names)",
+        "whole.append(path)",
+    )
     with with_changed(home, "host/launched.py", everything, nothing_hidden):
         text = lost_to(events(home, "run"))
     secret = f"{home.base}/etc/secrets/repo"

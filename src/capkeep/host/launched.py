@@ -162,7 +162,9 @@ def _capability_kept_back() -> Iterator[None]:
 def _close_in(plan: Plan, room: Room, left_out: dict[str, str]) -> None:
     """Landlock for this program and its engine. Raises StepError without it, OSError."""
     kept_from = [
-        path for path in _secret_files(plan) if not any(is_at_or_below(path, w) for w in room.grant.write)
+        path
+        for path in _secret_files(plan)
+        if not any(is_at_or_below(path, w) for w in room.grant.write)
     ]
     reading = allowed(plan, room, frozenset(left_out))
     if not landlock.restrict(room.grant.write, network=False, reading=reading):

@@ -8,7 +8,7 @@ host's places. Nothing that its caller says decides what is read.
 import errno
 import os
 import stat
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -173,7 +173,7 @@ def _is_own(plan: Plan, place: str) -> bool:
     return is_at_or_below(os.path.realpath(place), os.path.realpath(plan.places.secrets))
 
 
-def _secret(place: str, owner: Owner, mode: int, owners: Set[int]) -> Change:
+def _secret(place: str, owner: Owner, mode: int, owners: set[int]) -> Change:
     """A secret's file, for the rooms' one user or for root alone to read."""
 
     def differs() -> bool:
@@ -195,7 +195,7 @@ def _secret(place: str, owner: Owner, mode: int, owners: Set[int]) -> Change:
     return Change(what, differs, make, path=place)
 
 
-def _give(place: str, owner: Owner, mode: int, owners: Set[int]) -> None:
+def _give(place: str, owner: Owner, mode: int, owners: set[int]) -> None:
     """Raises RefusedError for what is no file, or somebody else's than `owners`; OSError."""
     fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -13,7 +13,7 @@ from capkeep.host.secrets import fetch
 from capkeep.kernel import libc, mounts
 from capkeep.kernel.facts import host_namespaces, own_bounding
 from capkeep.kernel.priority import step_back
-from capkeep.kernel.process import Child, spawn
+from capkeep.kernel.process import Child, become_user, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import (
     Access,
@@ -207,18 +207,17 @@ def _launch(plan: Plan, room: Room, caller: socket.socket, wire: socket.socket |
 def _step_down(grant: Grant) -> None:
     """In the child: the rooms' one user, where root starts for a moment what that user else does."""
     if os.geteuid() == 0 != grant.uid:
-        os.setgroups([])
-        os.setresgid(grant.gid, grant.gid, grant.gid)
-        os.setresuid(grant.uid, grant.uid, grant.uid)
+        become_user(grant.uid, grant.gid)
 
 
 def _log(plan: Plan, room: Room) -> int:
     """Where a room says what went wrong: our standard error, unless that is a terminal.
 
     A room that holds a terminal could read what is typed there, and write on it what it likes. A vault
-    that may change owners could change a log's: it has none.
+    that may change owners could change a log's: it has none. Nor has any room that root starts where
+    another user opens the doors: what root has open is not that user's to write.
     """
-    if os.geteuid() != plan.opener and os.isatty(STDERR):
+    if os.geteuid() != plan.opener:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # the log's place is its user's
     log = os.dup(STDERR) if not os.isatty(STDERR) else open_log(plan.places.rooms_log)
     owned = room.kind is RoomKind.VAULT and room.grant.changes_owners

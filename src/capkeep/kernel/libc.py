@@ -38,16 +38,13 @@ def prctl(what: str, option: int, value: int = 0, pointer: ctypes.c_void_p | Non
 
 def raise_ambient(capability: int) -> None:
     """Let what this process starts have a capability as well, by its number. Raises OSError."""
-    if _libc.prctl(_PR_CAP_AMBIENT, *map(ctypes.c_ulong, (_AMBIENT_RAISE, capability, 0, 0))) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), "PR_CAP_AMBIENT_RAISE")
+    number = ctypes.c_void_p(capability)
+    prctl("PR_CAP_AMBIENT_RAISE", _PR_CAP_AMBIENT, _AMBIENT_RAISE, number)
 
 
 def clear_ambient() -> None:
     """Let what this process starts have no capability. Raises OSError."""
-    if _libc.prctl(_PR_CAP_AMBIENT, *map(ctypes.c_ulong, (_AMBIENT_CLEAR_ALL, 0, 0, 0))) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), "PR_CAP_AMBIENT_CLEAR_ALL")
+    prctl("PR_CAP_AMBIENT_CLEAR_ALL", _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
 
 
 def unshare(flags: int) -> None:
