@@ -311,6 +311,26 @@ def test_without_a_caller_it_says_on_its_log_what_it_lacks(home: Launched) -> No
     assert (done.returncode, done.stderr) == (1, said)
 
 
+def test_it_executes_nothing_that_others_can_change(home: Launched) -> None:
+    """Also when it is run by hand, and nobody else has looked."""
+    engine = home.plan.repository("repo")
+    for program, path in (
+        ("lib/restic", "lib/restic"),
+        ("lib/restic", "lib/capkeep/guest/launch.py"),
+    ):
+        copy, changed = Path(home.base, program), Path(home.base, path)
+        shutil.copy(engine.program, copy)
+        before = changed.stat().st_mode & 0o7777
+        home.apply(home.plan._replace(repositories=(engine._replace(program=str(copy)),)))
+        changed.chmod(0o777)
+        try:
+            said = asked(home, USER.pw_uid, {"action": "probe"})
+        finally:
+            changed.chmod(before)
+            home.apply(home.plan)
+        assert f"others than root can change: {changed} can be written" in str(said[-1]["text"])
+
+
 def test_it_begins_nothing_without_a_wire(home: Launched) -> None:
     said = asked(home, USER.pw_uid, {"action": "backup"}, wired=False)
     assert "a socket as descriptor 4" in str(said[-1]["text"])

@@ -24,6 +24,7 @@ from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.host.bubblewrap import ETC, USR_MERGE
 from capkeep.host.secrets import fetch
 from capkeep.host.start import WIRE, limit
+from capkeep.host.trust import files_below, untrusted
 from capkeep.kernel import landlock, libc, mounts, trial
 from capkeep.kernel.facts import CAPABILITIES, host_namespaces, own_ambient, peer_uid
 from capkeep.kernel.launcher import ATTRIBUTE, CAPABILITY, Mark, attribute
@@ -69,6 +70,7 @@ def _brief(name: str, places: Places) -> Brief:
         plan = _plan(places)
         room = plan.room(name)
         _refuse_strangers(room)
+        _refuse_changeable(plan, room)
         limit(room.grant.limits, processes=True)
         with _capability_kept_back():
             secrets = tuple((s.name, fetch(s, room.grant, Mode.USER)) for s in room.secrets)
@@ -147,6 +149,19 @@ def _refuse_strangers(room: Room) -> None:
     if not room.wire:
         with suppress(OSError):
             os.close(WIRE)
+
+
+def _refuse_changeable(plan: Plan, room: Room) -> None:
+    """What is executed must be root's alone: whoever runs the launcher may not have asked. Raises StepError."""
+    repository = plan.repository(room.repository)
+    folders = (f"{plan.package}/capkeep", repository.environment_folder)
+    below = (path for folder in folders if folder for path in files_below(folder))
+    if found := untrusted((plan.interpreter, repository.program, *below)):
+        raise StepError(
+            Failure.REFUSED,
+            f"{room.name} would execute what others than root can change: {found[0]}",
+            hint="`capkeep audit` names all of it, and what mends it",
+        )
 
 
 @contextmanager

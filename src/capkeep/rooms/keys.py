@@ -1,6 +1,7 @@
 """Work on the keys of a repository, in the keeper's room: list, try, add, remove. For root alone.
 
-The runner, which has the keeper's door, could otherwise be made to lock everybody out.
+The runner, which has the keeper's door, could otherwise be made to lock everybody out. Where all rooms
+are one user's, that user has the password and the repository, and may ask too.
 """
 
 import os
