@@ -85,8 +85,15 @@ def lost_to(said: list[Message]) -> str:
 
 
 def test_everything_is_read_without_a_root_parent(home: Launched) -> None:
-    said = events(home, "run")
+    mounted = Path(home.base, "source/deep/mounted")
+    mounted.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        said = events(home, "run")
+    finally:
+        subprocess.run(["umount", mounted], check=True)
     assert ended(said)["outcome"] == "complete", said
+    assert str(mounted) in [m["path"] for m in said if m["event"] == "left-out"]
     listed = home("ls", "latest", uid=0, gid=0).out
     assert f"{home.base}/source/secret" in listed
     assert f"{home.base}/etc/secrets" not in listed
@@ -567,9 +574,8 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
     base = tempfile.mkdtemp(prefix="ck-", dir="/srv")
     try:
         host = Host(base)
-        host.config.write_text(
-            host.config.read_text().replace("[host]", '[host]\nstart = "launcher"')
-        )
+        with_doors = host.config.read_text()
+        host.config.write_text(with_doors.replace("[host]", '[host]\nstart = "launcher"'))
         secret, program = host.base / "etc/secrets/repo", f"{base}/state/launchers/reader-job-repo"
         try:
             made = host("apply")
@@ -585,6 +591,17 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
             os.removexattr(program, ATTRIBUTE)
             planned = host("plan")
             assert planned.out.startswith(f"would make launcher {program} "), planned
+            host.config.write_text(with_doors)
+            changed = host("apply")
+            assert changed.code == 0, changed
+            assert f"made secret {secret} (owner 0:0, mode 0600)" in changed.out
+            assert shown(secret) == (0, 0, 0o600)
+            assert shown(secret.parent) == (0, 0, 0o700)
+            assert not Path(program).parent.exists()
+            host.config.write_text(with_doors.replace("[host]", '[host]\nstart = "launcher"'))
+            back = host("apply")
+            assert back.code == 0, back
+            assert shown(secret) == (user.pw_uid, 0, 0o400)
         finally:
             removed = host("remove")
         assert removed.code == 0, removed
