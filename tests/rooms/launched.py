@@ -1,6 +1,7 @@
 """An installation whose readers are started by launchers: one user, no root parent."""
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -15,6 +16,7 @@ from capkeep.host import apply, launchers, lent
 from capkeep.host.compile import hide_by_real_names
 from capkeep.plan.compile import HostFacts, compile_plan
 from capkeep.plan.model import Mode, Plan, Starter
+from capkeep.rooms.protocol import Message
 from tests.engines import rclone
 from tests.rooms.house import INTERPRETER, House
 from tests.system.conftest import SECONDS, Said
@@ -86,3 +88,29 @@ class LaunchedTarget(Launched):
         runner, reader = plan.runner, plan.room("reader-job-repo")
         rooms = (runner, reader._replace(wire=None, secrets=(), door=None))
         return plan._replace(repositories=repositories, rooms=rooms)
+
+
+@contextlib.contextmanager
+def begun() -> Iterator[Launched]:
+    """One with a repository, and a source that is for root alone."""
+    with launched() as made:
+        only_root_s(Path(made.base, "source/secret"), "for root alone\n")
+        done = made("init")
+        assert done.code == 0, done
+        yield made
+
+
+def events(home: Launched, *words: str) -> list[Message]:
+    return [json.loads(line) for line in home(*words, "--json").out.splitlines()]
+
+
+def ended(said: list[Message]) -> Message:
+    return next(m for m in said if m.get("event") == "end")
+
+
+def lost_to(said: list[Message]) -> str:
+    """Why it failed, where nothing but the runner has proven itself: then no engine was started."""
+    assert {m["process"] for m in said if m["event"] == "proof"} == {"room"}
+    end = ended(said)
+    assert end["failure"] == "weakened", said
+    return f"{end['text']} {end['reasons']}"

@@ -152,7 +152,7 @@ def _refuse_strangers(room: Room) -> None:
 
 
 def _refuse_changeable(plan: Plan, room: Room) -> None:
-    """What is executed must be root's alone: whoever runs the launcher may not have asked. Raises StepError."""
+    """What is executed must be root's alone: whoever runs it may not have asked. Raises StepError."""
     repository = plan.repository(room.repository)
     folders = (f"{plan.package}/capkeep", repository.environment_folder)
     below = (path for folder in folders if folder for path in files_below(folder))
