@@ -396,11 +396,15 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
             back = host("apply")
             assert back.code == 0, back
             assert shown(secret) == (user.pw_uid, 0, 0o400)
+            former = secret.with_name("not-named-any-more")
+            former.write_text("a password\n")
+            former.chmod(0o400)
+            os.chown(former, user.pw_uid, 0)
         finally:
             removed = host("remove")
         assert removed.code == 0, removed
         assert not Path(program).parent.exists()
-        assert shown(secret) == (0, 0, 0o600)
+        assert shown(secret) == shown(former) == (0, 0, 0o600)
         assert not [u.pw_name for u in pwd.getpwall() if u.pw_name.startswith(PREFIX)]
     finally:
         shutil.rmtree(base)

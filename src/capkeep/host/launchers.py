@@ -161,8 +161,9 @@ def _secrets(plan: Plan) -> Iterator[Change]:
         if plan.starter is not Starter.LAUNCHER and uid == 0:
             continue  # as it was always root's
         if not _is_own(plan, place):
+            whose = plan.runner.grant.user if owner.uid else "root"
             raise RefusedError(
-                f"the secret {place} would have to be given to {plan.runner.grant.user}",
+                f"the secret {place} would have to be given to {whose}",
                 hint=f"put it, or a copy of it, into {plan.places.secrets}",
             )
         yield _secret(os.path.realpath(place), owner, mode, owners)
@@ -262,7 +263,7 @@ def removals(plan: Plan) -> Iterator[Removal]:
     if plan.starter is not Starter.LAUNCHER:
         return
     uid, gid = plan.runner.grant.uid, plan.runner.grant.gid
-    for place in map(os.path.realpath, filter(partial(_is_own, plan), _secret_files(plan))):
+    for place in _given_secrets(plan):
         take = partial(_give, place, Owner(0, 0), 0o600, {uid})
         yield Removal(f"user {uid} from secret {place}", partial(_has_owner, place, uid), take)
     place = plan.places.secrets
@@ -270,11 +271,21 @@ def removals(plan: Plan) -> Iterator[Removal]:
     yield Removal(f"group {gid} from {place}", partial(_has_group, place, gid), close)
 
 
+def _given_secrets(plan: Plan) -> tuple[str, ...]:
+    """Files that may have been given away, also those that the configuration does not name any more."""
+    folder, left = plan.places.secrets, []
+    with suppress(OSError):
+        left = [f"{folder}/{name}" for name in sorted(os.listdir(folder))]
+    named = map(os.path.realpath, filter(partial(_is_own, plan), _secret_files(plan)))
+    return tuple(dict.fromkeys((*named, *left)))
+
+
 def _has_owner(place: str, uid: int) -> bool:
     try:
-        return os.lstat(place).st_uid == uid
+        state = os.lstat(place)
     except OSError:
         return False
+    return stat.S_ISREG(state.st_mode) and state.st_uid == uid
 
 
 def _has_group(place: str, gid: int) -> bool:
