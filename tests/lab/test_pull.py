@@ -50,8 +50,6 @@ polkit = "org.freedesktop.systemd1.manage-units unit=after.service verb=start"
 parallel = 2
 after = ["start"]
 """
-# Far from now: with it there is a watch.
-SCHEDULE = 'schedule = ["*-02-29 03:00"]\n'
 
 
 @pytest.fixture(scope="module")
@@ -136,25 +134,9 @@ def test_status_and_history_are_each_targets(hosts: Pair) -> None:
     assert hosts.server.run("capkeep", "history", "hosts.web2").out.count("hosts.web2") >= 2
 
 
-def _kill_the_last_runner(hosts: Pair) -> None:
-    """While its target says nothing."""
-    server = hosts.server
-    started = hosts.last("hosts.web1")["id"]
-    hosts.link.freeze()
-    try:
-        server.ok("systemd-run", "-q", "--unit=last", "capkeep", "run", "hosts.web1")
-        server.wait(lambda: hosts.last("hosts.web1")["id"] != started)
-        server.ok("systemctl", "kill", "--signal=KILL", "capkeep-runner@*")
-    finally:
-        hosts.link.mend()
-    hosts.await_rest()
-    server.wait(lambda: server.run("systemctl", "is-failed", "-q", "last").code == 0)
-    server.ok("systemctl", "reset-failed")
-
-
 def test_what_comes_after_the_last_pull_comes_once(hosts: Pair) -> None:
     text = hosts.server.read("/etc/capkeep/capkeep.toml")
-    after = text.replace("[pull]\n", AFTER) + SCHEDULE
+    after = text.replace("[pull]\n", AFTER)
     hosts.server.write("/etc/capkeep/capkeep.toml", after)
     hosts.server.ok("capkeep", "apply", seconds=120)
     try:
@@ -164,10 +146,6 @@ def test_what_comes_after_the_last_pull_comes_once(hosts: Pair) -> None:
         runs = json.loads(hosts.server.ok("capkeep", "--json", "history", "--limit", "10"))
         assert [r["action"] for r in runs][:3] == ["after-pulls", "backup", "backup"]
         assert [r["outcome"] for r in runs[:3]] == ["complete"] * 3
-        _kill_the_last_runner(hosts)
-        hosts.server.ok("systemctl", "stop", "after.service")
-        hosts.server.ok("systemctl", "start", "capkeep-watch")
-        assert hosts.server.ok("systemctl", "is-active", "after.service") == "active\n"
     finally:
         hosts.server.write("/etc/capkeep/capkeep.toml", text)
         hosts.server.ok("capkeep", "apply", seconds=120)

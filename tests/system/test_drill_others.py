@@ -83,3 +83,31 @@ def test_a_tree_of_every_kind_is_as_it_should_be(other: Product) -> None:
     facts = part(done)
     assert facts["apart"] == apart, facts
     assert set(facts["live"]) == {"same"}, facts
+
+
+def test_a_further_name_of_a_file_is_no_way_around(other: Product) -> None:
+    """Of a file with two names the second alone is to be looked at."""
+    first, second, beside = (other.source / name for name in ("first", "second", "beside"))
+    first.write_bytes(os.urandom(1000))
+    os.link(first, second)
+    beside.write_bytes(os.urandom(1001))
+    line = f'include = ["{other.source}"]\n'
+    names = f'["{second}", "{other.source}/file"]'
+    other.configure(line, f"{line}[jobs.job.drill]\nsample = 1\nalways = {names}\n")
+    assert other("run").code == 0
+    is_borg = other.home.compiled().repositories[0].engine == "borg"
+    first.write_bytes(b"changed since")
+    for seed in map("{:08x}".format, range(40)):
+        done = other("drill", "--json", "--seed", seed)
+        assert done.code == 0, done
+        facts = part(done)
+        if facts["bytes"] == 1001 + 5 + (0 if is_borg else 1000):
+            break  # the sample is what lies beside
+    else:
+        pytest.fail("the first name is in every sample")
+    assert facts["apart"] == ({"links": 1} if is_borg else {}), facts
+    if not is_borg:
+        with open(other.repository / str(second).lstrip("/"), "r+b") as file:
+            file.write(os.urandom(100))
+        done = other("drill", "--json", "--seed", seed)
+        assert done.code == 13, done

@@ -180,7 +180,7 @@ def test_attributes_that_nobody_could_give_are_not_compared() -> None:
     bare = {k: v for k, v in FILE.items() if k != "attributes"}
     live: Message = {**FILE, "ctime": 99, "above": 99}
     assert compared(bare, live, 100) == ("same", "")
-    assert compared({**FILE, "attributes": {}, "without": "user.x"}, live, 100) == ("same", "")
+    assert compared({**FILE, "attributes": {}, "without": ["user.x"]}, live, 100) == ("same", "")
 
 
 class Told:

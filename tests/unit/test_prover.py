@@ -19,6 +19,11 @@ from capkeep.run.drill import _parts
 
 WARNED = '{"type": "log_message", "levelname": "WARNING", "message": "%s"}'
 MKNOD = WARNED % "d: mknod: [Errno 1] Operation not permitted: 'd'"
+LABEL = '{"type": "attribute", "path": "d", "name": "security.selinux", "message": "Operation not permitted"}'
+LIST = LABEL.replace("security.selinux", "system.posix_acl_access").replace(
+    "Operation not permitted", "Invalid argument"
+)
+ZEROS = WARNED % "b: File has damaged (all-zero) chunks. Try running borg check --repair."
 NO_DEVICE = '{"unrestored": "/d", "errno": 1, "detail": "operation not permitted"}'
 
 
@@ -34,6 +39,9 @@ NO_DEVICE = '{"unrestored": "/d", "errno": 1, "detail": "operation not permitted
         ("borg", [MKNOD], 1, True),
         ("borg", [MKNOD], 107, True),
         ("borg", [MKNOD], 2, False),
+        ("borg", [LABEL], 1, True),
+        ("borg", [LABEL, ZEROS], 1, False),
+        ("borg", [LABEL, ZEROS], 107, False),
         ("borg", [MKNOD], -9, False),
         ("rdiff-backup", [NO_DEVICE], 3, True),
         ("rdiff-backup", [NO_DEVICE], 1, False),
@@ -48,6 +56,24 @@ def test_what_nobody_can_restore_excuses_no_engine_that_gave_up(
         complaints.feed("stderr", line.encode())
     assert complaints.explains(code) == explains
     assert not complaints.others
+
+
+def test_attributes_that_nobody_can_give_are_left_out_by_their_name() -> None:
+    complaints = _Complaints(ENGINES["borg"].read_restore(), set())
+    for line in (LABEL, LIST):
+        complaints.feed("stderr", line.encode())
+    assert complaints.unset == {"/d": ["system.posix_acl_access"]}
+    assert not complaints.bare
+    complaints.feed("stderr", LABEL.replace("security.selinux", "user.note").encode())
+    assert [path for path, _ in complaints.others] == ["/d"]
+
+
+@pytest.mark.parametrize("own_ids", [True, False])
+def test_owners_that_a_room_without_ids_cannot_give_are_no_difference(own_ids: bool) -> None:
+    complaints = _Complaints(ENGINES["rdiff-backup"].read_restore(), set(), own_ids=own_ids)
+    line = '{"unrestored": "/d", "errno": 1, "detail": "lchown /x/d: operation not permitted"}'
+    complaints.feed("stderr", line.encode())
+    assert bool(complaints.others) == own_ids
 
 
 @pytest.mark.parametrize("made", ["fifo", "deep", "nothing"])

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capkeep.host.scheduler import Event
-    from capkeep.plan.model import Plan
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -108,27 +107,13 @@ def _watch(args: argparse.Namespace) -> int:
     from capkeep.run.watch import watch
 
     places = resolve(args)
-    plan = load_plan(places)
-    runner = plan.runner.grant
+    runner = load_plan(places).runner.grant
     if os.geteuid() != runner.uid:
         raise RefusedError(
             f"only {runner.user} writes the record",
-            hint=f"`systemctl start {plan.name}-watch` or `capkeep schedule` looks",
+            hint=f"`systemctl start {load_plan(places).name}-watch` or `capkeep schedule` looks",
         )
     for run in watch(places):
         if args.json:
             print(json.dumps({**run._asdict(), "event": "missed"}), file=sys.stdout, flush=True)
-    _see_to_what_comes_after(args, plan)
     return EXIT_COMPLETE
-
-
-def _see_to_what_comes_after(args: argparse.Namespace, plan: "Plan") -> None:
-    """The last pull's runner asks for what comes after all of them, unless it was killed or left out."""
-    if not plan.after_pulls:
-        return
-    from capkeep.cli.run import ask
-    from capkeep.run.errand import AFTER_PULLS
-    from capkeep.run.last_pull import is_time
-
-    if is_time(plan) is not None:
-        ask(args, {"action": AFTER_PULLS})

@@ -48,7 +48,7 @@ _TEXTS: Final[tuple[tuple[Failure, str, tuple[str, ...]], ...]] = (
             "Integrity", "UnsupportedPayload", "UnsupportedManifest", "EncryptionMethodMismatch",
             "TAMRequired", "TAMInvalid", "TAMUnsupported", "CheckNeeded", "NoManifestError",
             "ObjectNotFound", "RepositoryReplay", "RepositoryAccessAborted", "FileIntegrity",
-            "repository check", "inconsistenc",
+            "repository check", "inconsistenc", r"damaged \(all-zero\)",
         ),
     ),
     (

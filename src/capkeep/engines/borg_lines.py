@@ -202,6 +202,10 @@ class CheckReader(Lines):
 class RestoreReader(Lines):
     """Names what could not be restored."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._strange = 0  # warnings that name nothing we know
+
     def feed(self, stream: str, line: bytes) -> tuple[Event, ...]:
         message = as_object(line) if line.startswith(b"{") else None
         if message is None:
@@ -217,10 +221,12 @@ class RestoreReader(Lines):
         if not text:
             return ()
         self._tail.add(json.dumps({"msgid": "", "message": text}))
-        return (unread(text) or Warned(text),)
+        found = unread(text)
+        self._strange += found is None
+        return (found or Warned(text),)
 
     def result(self) -> RestoreResult:
         return RestoreResult(0, 0, 0, 0)
 
     def only_lacks(self, exit_code: int) -> bool:
-        return is_warning(exit_code)
+        return is_warning(exit_code) and not self._strange

@@ -29,7 +29,7 @@ class Choice:
         """
         self.dumps: dict[str, list[Entry]] = {path: [] for path in dumps}
         self.held = {"entries": 0, "files": 0, "bytes": 0}  # by the snapshot
-        self.apart = dict.fromkeys(("devices", "names", "large"), 0)
+        self.apart = dict.fromkeys(("devices", "names", "large", "links"), 0)
         self._settings, self._whole, self._listing = settings, whole, listing
         self._sample = Sample(seed, max(1, settings.sample - len(read)))
         self._always: list[Entry] = []
@@ -43,7 +43,7 @@ class Choice:
         """One entry of the snapshot, in the engine's order."""
         self.held["entries"] += 1
         self.held["files"] += entry.kind == "file"
-        self.held["bytes"] += entry.size
+        self.held["bytes"] += max(0, entry.size)
         named = [p for p in self._settings.always if is_at_or_below(entry.path, p)]
         self._unseen.difference_update(named)
         self._unread.discard(entry.path)
@@ -80,6 +80,8 @@ class Choice:
             self.apart["names"] += 1  # the engine cannot be asked for it by that
         elif entry.size > self._settings.max_bytes:
             self.apart["large"] += 1
+        elif entry.size < 0:
+            self.apart["links"] += 1  # another name of a file; how large that is, is not told
         else:
             return True
         return False

@@ -38,6 +38,8 @@ LIST_SECONDS: Final = 600
 NO_IDS: Final = (
     "the prover has no ids of its own to give: owners are compared by the snapshot's own words"
 )
+CAPABILITY: Final = "security.capability"
+NO_OWNER: Final = re.compile(r"lchown .*: operation not permitted$", re.IGNORECASE | re.DOTALL)
 OTHER_KEY: Final = "what was read at backup time is not compared: the password was another one then"
 # Which attributes no process without privilege on the host can write (xattr(7)), as engines say it.
 FOREIGN_ATTRIBUTE: Final = re.compile(
@@ -216,11 +218,12 @@ class _Drill:
         self._first = ""  # of those
         self._entries = self._files = self._bytes = 0  # that were restored and compared
         self._compared = 0  # of them, those of the job itself
-        self._apart = dict.fromkeys(("owners", "attributes", "devices", "names", "large"), 0)
+        kinds = ("owners", "attributes", "devices", "names", "large", "links")
+        self._apart = dict.fromkeys(kinds, 0)
         self._restoring = 0.0
         self._telling: list[Message] = []
         self._told_size = 0
-        self._bare: set[str] = set()
+        self._complaints: _Complaints | None = None
         self._ticked = self._shown = 0.0
 
     # -- choosing
@@ -340,7 +343,8 @@ class _Drill:
             files=bool(paths) and not dump,
         )  # fmt: skip
         devices = {e.path for e in entries() if e.kind in DEVICES} if not paths else set()
-        reader = _Complaints(caller.engine.read_restore(), devices)
+        own_ids = bool(self._room.brief.room.grant.subordinate[1])
+        reader = _Complaints(caller.engine.read_restore(), devices, own_ids=own_ids)
 
         def take(stream: str, line: bytes) -> None:
             for event in reader.feed(stream, line):
@@ -350,8 +354,8 @@ class _Drill:
         begun = time.monotonic()
         code = caller.run(command, take, self._left())
         self._restoring += time.monotonic() - begun
-        self._apart["attributes"] += len(reader.attributes)
-        self._bare = reader.attributes
+        self._apart["attributes"] += len(reader.bare | reader.unset.keys())
+        self._complaints = reader
         for path, detail in reader.others:
             self._differs(path, f"the engine could not restore it: {detail}")
         if not reader.others and not reader.explains(code):
@@ -416,10 +420,13 @@ class _Drill:
             said["whole_seconds"] = True
             if entry.kind == "symlink":
                 del said["mtime"]
-        if entry.path in self._bare:
+        assert self._complaints is not None, "it was restored"
+        if entry.path in self._complaints.bare:
             said.pop("attributes", None)
+        without = self._complaints.unset.get(entry.path, [])
         if "CAP_SETFCAP" not in self._room.brief.room.grant.capabilities:
-            said["without"] = "security.capability"
+            without = [*without, CAPABILITY]
+        said["without"] = without
         self._telling.append(said)
         self._told_size += len(encode(said))  # a file may have thousands of attributes
         if self._told_size > BATCH:
@@ -498,10 +505,13 @@ class _Owners:
 class _Complaints:
     """What an engine could not restore: what nobody can here, and what is a difference."""
 
-    def __init__(self, reader: RestoreReader, devices: set[str]) -> None:
+    def __init__(self, reader: RestoreReader, devices: set[str], *, own_ids: bool = True) -> None:
+        """`own_ids`: this room can give files to others."""
         self._reader = reader
         self._devices = devices
-        self.attributes: set[str] = set()  # paths whose attributes nobody can give here
+        self._own_ids = own_ids
+        self.bare: set[str] = set()  # paths that may lack any attribute
+        self.unset: dict[str, list[str]] = {}  # attributes, by path, that nobody can give here
         self.excused = 0
         self.others: list[tuple[str, str]] = []
 
@@ -523,14 +533,26 @@ class _Complaints:
             if isinstance(event, Unreadable):
                 self._complaint(event.path, event.detail)
             elif isinstance(event, Unset):
-                self._complaint(event.path, f"{event.attribute}: {event.detail}")
+                self._lacks(event)
         return tuple(e for e in events if not isinstance(e, Unreadable | Unset))
 
     def _complaint(self, path: str, detail: str) -> None:
+        foreign = FOREIGN_OWNER.search(detail) or (not self._own_ids and NO_OWNER.search(detail))
         if FOREIGN_ATTRIBUTE.search(detail):
-            self.attributes.add(path)
+            self.bare.add(path)
             self.excused += 1
-        elif FOREIGN_OWNER.search(detail) or path in self._devices:
+        elif foreign or path in self._devices:
             self.excused += 1
         elif len(self.others) < DIFFERENCES_TOLD:
             self.others.append((path, detail))
+
+    def _lacks(self, event: Unset) -> None:
+        """An attribute by its name: the others of that file are compared."""
+        detail = f"{event.attribute}: {event.detail}"
+        if not FOREIGN_ATTRIBUTE.search(detail):
+            if len(self.others) < DIFFERENCES_TOLD:
+                self.others.append((event.path, detail))
+            return
+        self.excused += 1
+        if event.attribute == CAPABILITY or event.attribute.startswith("system."):
+            self.unset.setdefault(event.path, []).append(event.attribute)

@@ -31,6 +31,7 @@ from capkeep.rooms.vault import NAMED_ENGINES
 END_SECONDS: Final = 2.0  # for ssh to end by itself
 SAID_MOST: Final = 64 << 20  # bytes that a target may tell at once, and so many a second
 SAID_A_SECOND: Final = 32 << 10
+NAME_LEAST: Final = 8  # characters by which engines tell a snapshot
 ENROLL: Final = "change both sides alike: `capkeep enroll` it again"
 # What must have been proven before a result is believed, by action.
 PROVEN: Final = {
@@ -100,7 +101,9 @@ def _checked(room: EngineRoom, asked: Message, result: Message) -> Message:
     named = {str(one.get("snapshot") or "") for one in said} - {""}
     there = tuple(map(str, stored)) if isinstance(stored, list) else ()
     if repository.engine in NAMED_ENGINES:
-        made_up = [n for n in named if not any(name.startswith(n) for name in there)]
+        made_up = [
+            n for n in named if len(n) < NAME_LEAST or not any(o.startswith(n) for o in there)
+        ]
         bad = not named or bool(made_up)
     else:
         made_up, bad = [], not result.get("stored")  # each of its snapshots takes something

@@ -229,6 +229,7 @@ class _Drill:
 
     def _judge(self, restored: Message, live: Message, before: int) -> None:
         kind, detail = compared(restored, live, before)
+        live = _without_unset(restored, live)  # those are counted
         self._foreign += _without_foreign(restored, live) != live.get("attributes")
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if detail:
@@ -345,6 +346,7 @@ def compared(restored: Message, live: Message, before: int) -> tuple[str, str]:
     since = live.get("ctime")
     if not isinstance(since, int) or since > before:
         return "changed", ""
+    live = _without_unset(restored, live)
     if restored.get("whole_seconds") is True and isinstance(moment := live.get("mtime"), int):
         live = {**live, "mtime": moment // SECOND * SECOND}
     same = ("kind", "size", "mtime")
@@ -352,10 +354,6 @@ def compared(restored: Message, live: Message, before: int) -> tuple[str, str]:
     above = live.get("above")
     if not alike and (not isinstance(above, int) or above > before):
         return "changed", ""
-    if not_given := restored.get("without"):  # an attribute that this prover can give to no file
-        had = live.get("attributes")
-        kept = {k: v for k, v in had.items() if k != not_given} if isinstance(had, dict) else had
-        live = {**live, "attributes": kept}
     live = {**live, "attributes": _without_foreign(restored, live)}
     words = [
         _words(name, restored.get(name), live.get(name))
@@ -363,6 +361,14 @@ def compared(restored: Message, live: Message, before: int) -> tuple[str, str]:
         if name in restored and restored[name] != live.get(name)
     ]
     return ("different", "; ".join(words)) if words else ("same", "")
+
+
+def _without_unset(restored: Message, live: Message) -> Message:
+    """The live file but for attributes that the prover could not give, and has told of."""
+    unset, had = restored.get("without"), live.get("attributes")
+    if not (isinstance(unset, list) and isinstance(had, dict)):
+        return live
+    return {**live, "attributes": {k: v for k, v in had.items() if k not in unset}}
 
 
 def _without_foreign(restored: Message, live: Message) -> object:

@@ -281,16 +281,19 @@ def restore(end: Pipes, path: bytes, request: dict[str, object]) -> None:
     above = frozenset(where[:depth] for where in chosen for depth in range(len(where)))
     contents = Contents(repository, _when(repository, request.get("session")))
     first: dict[tuple[int, int], str] = {}
+    sums: dict[tuple[int, int], str] = {}  # kept beside a file's first name alone
     for meta, rorp in contents.nodes():
-        where = meta.where
+        where, file = meta.where, (meta.inode, meta.device)
+        if meta.nlink > 1 and meta.sha1:
+            sums[file] = meta.sha1
         inside = not chosen or any(where[:depth] in chosen for depth in range(len(where) + 1))
         if not inside and not (where in above and meta.kind == "dir"):
             continue
-        plain = to_plain(meta)
-        twin = first.get((meta.inode, meta.device)) if meta.nlink > 1 else None
+        twin = first.get(file) if meta.nlink > 1 else None
         if meta.kind == "reg" and meta.nlink > 1 and twin is None:
-            first[meta.inode, meta.device] = text(b"/".join(meta.where))
-        send(end, {"node": plain, "same": twin or "", "chosen": inside})
+            first[file] = text(b"/".join(where))
+            meta = meta._replace(sha1=meta.sha1 or sums.get(file, ""))  # noqa: PLW2901
+        send(end, {"node": to_plain(meta), "same": twin or "", "chosen": inside})
         if meta.kind == "reg" and not twin:
             _pour(end, contents.open(meta, rorp))
     contents.close()
