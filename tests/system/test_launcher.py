@@ -108,11 +108,17 @@ def test_each_engine_works_closed_in_and_runs_nothing_from_its_cache(
         assert home("init", "other").code == 0
         end = ended(events(home, "run", "other"))
         assert end["outcome"] == "complete", end
+        back = Path(home.base, f"back-{name}")
+        restoring = plant(Path(home.places.cache, "restorer-other"))
+        done = home("restore", "latest", "-r", "other", "--to", str(back), uid=0, gid=0)
+        assert done.code == 0, done
         assert not marker.exists()
+        assert not restoring.exists()
     finally:
         config.write_text(before)
         home.apply(home.plan)
         shutil.rmtree(cache)
+        shutil.rmtree(cache.with_name("restorer-other"))
 
 
 def plant(cache: Path) -> Path:

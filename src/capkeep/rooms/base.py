@@ -438,9 +438,10 @@ class EngineRoom:
         facts_read, facts_write = os.pipe()
         enlarge(facts_read)
         keep = {FACTS_FD: facts_write}
-        # In the machine's own namespaces others of its user reach its cache: nothing that a program
-        # looks for at home (code, for one) is to be theirs.
-        env = {**env, "HOME": NOBODY_S_HOME} if self.launched else env
+        if self.brief.room.grant.capabilities and env.get("HOME") in self.writable():
+            # What a program looks for at home may be code, and its cache is not its own alone: an
+            # engine taken over before, or another room of its user, could have left some there.
+            env = {**env, "HOME": NOBODY_S_HOME}
         wires = {HANDOVER_FD: self._handover, ORIGIN_FD: self._origin_handover}
         keep |= {fd: end.fileno() for fd, end in wires.items() if end and not lesser}
         keep |= {GIVEN_FD: given} if given >= 0 else {}
