@@ -27,7 +27,7 @@ if "TARGETS" not in globals():
 
 T = TARGETS
 STARTED = time.monotonic()
-HOLD = 0.12  # seconds for which a success is kept alive, so that it can be seen from outside
+HOLD = 0.2  # seconds for which a success is kept alive, so that it can be seen from outside
 ATTEMPTS: dict[str, Callable[[], str]] = {}
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
