@@ -99,6 +99,11 @@ def test_where_nothing_is_in_the_way_every_way_works() -> None:
         (Way.DOORS, GOOD._replace(namespaces=refused("ipc", number=errno.EINVAL)), "this kernel has none", "boot a kernel"),
         (Way.DOORS, GOOD._replace(mounts=errno.EACCES), "nothing can be mounted", "more rights"),
         (Way.DOORS, GOOD._replace(room="bwrap: Can't mount proc"), "Can't mount proc", "another way"),
+        (Way.LAUNCHER, GOOD._replace(landlock=0), "has no Landlock", "lsm="),
+        (Way.LAUNCHER, GOOD._replace(no_new_privs=True), "no_new_privs", "NoNewPrivileges=no"),
+        (Way.LAUNCHER, GOOD._replace(bounding=without(READ)), "(bounding set)", "--cap-add"),
+        (Way.LAUNCHER, GOOD._replace(files=Files("it has CapEff: 0")), "it has CapEff: 0", "another way"),
+        (Way.LAUNCHER, GOOD._replace(own_room="bwrap: words"), "bwrap: words", "more rights"),
         (Way.USER, GOOD._replace(own_room="no", settings={USERNS_CLONE: "0"}), "only root may make user namespaces", f"sysctl -w {USERNS_CLONE}=1"),
         (Way.USER, GOOD._replace(own_room="no", settings={MAXIMUM: "0"}), "there are no user namespaces", f"sysctl -w {MAXIMUM}"),
         (Way.USER, GOOD._replace(own_room="no", settings={APPARMOR: "1"}), "no AppArmor profile", "/etc/apparmor.d/bwrap"),
@@ -112,7 +117,7 @@ def test_where_nothing_is_in_the_way_every_way_works() -> None:
         (Way.PAM, GOOD._replace(pam=None), "no /etc/pam.d", "another way"),
         (Way.PAM, GOOD._replace(pam=PAM._replace(module=False)), "pam_cap.so is not installed", "apt-get install libpam-cap"),
         (Way.PAM, GOOD._replace(pam=PAM._replace(texts={})), "neither sshd nor login", "openssh-server"),
-        (Way.PAM, GOOD._replace(pam=PAM._replace(launchers=())), "inheritable alone", "cap_dac_read_search=ei"),
+        (Way.PAM, GOOD._replace(pam=PAM._replace(launchers=())), "inheritable alone", 'launcher-mark = "ei"'),
         (Way.PAM, GOOD._replace(pam=PAM._replace(configs={})), f"there is no {CONF}", USER),
         (Way.PAM, GOOD._replace(pam=PAM._replace(configs={CONF: f"none *\ncap_dac_read_search {USER}\n"})), "its line 1 (`none *`) is the first", f"`cap_dac_read_search {USER}` above line 1"),
         (Way.PAM, GOOD._replace(pam=PAM._replace(configs={CONF: ""})), f"gives {USER} nothing", f"`cap_dac_read_search {USER}` to"),
@@ -188,8 +193,8 @@ def test_without_root_nothing_that_was_not_tried_is_said_to_work() -> None:
     seen = GOOD._replace(root=False, namespaces=None, mounts=None, room=None, files=Files())
     states = {w.way: w.state for w in judge(seen, Way.SYSTEMD)}
     assert states == {
-        Way.SYSTEMD: State.WORKS, Way.DOORS: State.UNKNOWN, Way.USER: State.WORKS,
-        Way.FILE: State.UNKNOWN, Way.PAM: State.WORKS,
+        Way.SYSTEMD: State.WORKS, Way.DOORS: State.UNKNOWN, Way.LAUNCHER: State.UNKNOWN,
+        Way.USER: State.WORKS, Way.FILE: State.UNKNOWN, Way.PAM: State.WORKS,
     }  # fmt: skip
     assert "may not try it" in one(seen, Way.SYSTEMD).not_seen
     assert not works(judge(seen, Way.DOORS))

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from capkeep.config.mistakes import MistakesError
 from capkeep.engines import ENGINES
 from capkeep.engines.base import Call
+from capkeep.errors import ConfigError
 from capkeep.host import hardening
 from capkeep.host import units as unit_files
 from capkeep.host.enroll_script import Enrolment
 from capkeep.host.enroll_sftp import HOME, SERVER, key_line, script, units
 from capkeep.plan.compile import compile_plan
-from capkeep.plan.model import Access, Job, RoomKind, Wire
+from capkeep.plan.model import Access, Job, RoomKind, Starter, Wire
 from capkeep.rooms.protocol import ProtocolError
 from capkeep.rooms.pull.packets import Packets, Tally
 from tests.unit.pulled import SERVER as OWN
@@ -50,6 +51,13 @@ def test_who_sees_the_files_and_who_has_the_network_are_two(host: Host) -> None:
     assert not link.wires
     assert next(t.user for t in config.targets if t.name == "web1") == "capkeep-sftp"
     assert plan.room("reader-hosts.web2-pulled.web2").kind is RoomKind.PULLER
+
+
+def test_rooms_that_nobody_as_root_starts_cannot_mount_one(host: Host) -> None:
+    config = host.load(CONFIG)
+    without_root = facts(config)._replace(starter=Starter.LAUNCHER)
+    with pytest.raises(ConfigError, match='target web1: by way = "sftp" a room makes a mount'):
+        compile_plan(config, without_root)
 
 
 @pytest.mark.parametrize("old, new, words", [

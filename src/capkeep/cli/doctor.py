@@ -59,5 +59,7 @@ def _used(plan: "Plan | None", places: "Places", chosen: "Mode") -> "Way":
 
     if chosen is Mode.USER:
         return Way.USER
+    if plan and plan.starter is Starter.LAUNCHER:
+        return Way.LAUNCHER
     units = plan.starter is Starter.SYSTEMD if plan else places.is_system and systemd.is_here()
     return Way.SYSTEMD if units else Way.DOORS

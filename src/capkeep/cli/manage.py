@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from capkeep.cli.places import mode, resolve
+from capkeep.cli.places import mode, refuse_other_opener, resolve
 from capkeep.errors import EXIT_COMPLETE, RefusedError
 
 if TYPE_CHECKING:
@@ -179,9 +179,10 @@ def _remove(args: argparse.Namespace) -> int:
 
 def _doors(args: argparse.Namespace) -> int:
     from capkeep.host.doors import Doors, StopFlag
+    from capkeep.plan.load import load_plan
 
-    _must_be_root(args)
     places = resolve(args)
+    refuse_other_opener(load_plan(places))
     flag = StopFlag()
     flag.install()
     with Doors(places, exit_when_idle=args.exit_when_idle) as doors:

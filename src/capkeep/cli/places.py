@@ -5,14 +5,18 @@ import os
 
 from capkeep.errors import RefusedError
 from capkeep.kernel.ways import resolve as real_path
-from capkeep.plan.places import Mode, Places
+from capkeep.plan.places import RUN, Mode, Places, for_starter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capkeep.plan.model import Plan
 
 SYSTEM = Places(
     config="/etc/capkeep",
     state="/var/lib/capkeep",
     cache="/var/cache/capkeep",
     log="/var/log/capkeep",
-    run="/run/capkeep",
+    run=RUN,
 )
 
 
@@ -24,11 +28,29 @@ def resolve(args: argparse.Namespace) -> Places:
     """
     if args.prefix:
         return _real(prefixed(os.path.abspath(args.prefix)))
-    return _real(user_places() if args.user else SYSTEM)
+    if args.user:
+        return _real(user_places())
+    return _real(for_starter(SYSTEM, root=not os.path.isdir(SYSTEM.own_run)))
 
 
 def _real(places: Places) -> Places:
     return Places(*map(real_path, places))
+
+
+def refuse_other_opener(plan: "Plan") -> None:
+    """Raises RefusedError for anybody but the user who opens the doors of this host's rooms."""
+    own = os.geteuid()
+    if own == plan.opener:
+        return
+    if plan.opener == 0:
+        raise RefusedError(
+            "only root can do this", hint="use sudo, or --user for your own files without root"
+        )
+    who = plan.runner.grant.user
+    raise RefusedError(
+        f"the rooms of this host are started by {who}, not by " + ("root" if own == 0 else "you"),
+        hint=f"the same after: sudo -u {who}",
+    )
 
 
 def mode(args: argparse.Namespace) -> Mode:

@@ -5,13 +5,22 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from types import FrameType
 
 from capkeep.cli import early
-from capkeep.cli.places import resolve
-from capkeep.errors import EXIT_CODES, EXIT_FAILED, Failure, RefusedError, StepError, UsageError
+from capkeep.cli.places import refuse_other_opener, resolve
+from capkeep.errors import (
+    EXIT_CODES,
+    EXIT_FAILED,
+    CapkeepError,
+    Failure,
+    RefusedError,
+    StepError,
+    UsageError,
+)
 from capkeep.plan.places import Places
 from capkeep.rooms.protocol import Channel, Message
 
@@ -231,19 +240,39 @@ def connect(places: Places, args: argparse.Namespace) -> socket.socket:
         sock.close()
         raise RefusedError(
             f"you may not ask for a run ({path})",
-            hint="only members of the group that [host] group names may; an administrator adds"
-            " you with: usermod -aG capkeep YOU, and you log in again",
+            hint=_who_may(path),
         ) from error
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        if os.geteuid() != 0 and not args.user:
+    except (FileNotFoundError, ConnectionRefusedError):
+        try:
+            _open_doors(places, args)
+        except BaseException:
             sock.close()
-            raise RefusedError(
-                "nobody opens the doors to the rooms on this host",
-                hint="root runs `capkeep doors` (or `capkeep run`, which opens them for a while)",
-            ) from error
-        _open_doors(places, args)
+            raise
         _connect_soon(sock, path)
     return sock
+
+
+def _who_may(path: str) -> str:
+    """What somebody does who may not ask there."""
+    members = (
+        "only members of the group that [host] group names may; an administrator adds you with:"
+        " usermod -aG capkeep YOU, and you log in again"
+    )
+    try:
+        state = os.stat(path)
+    except OSError:
+        return members
+    # A door for its owner alone is that of a host on which one user starts all rooms.
+    alone = not state.st_mode & stat.S_IRWXG
+    return f"only its owner may: sudo -u '#{state.st_uid}' capkeep run" if alone else members
+
+
+def _nobody() -> RefusedError:
+    """For those who may not open them."""
+    return RefusedError(
+        "nobody opens the doors to the rooms on this host",
+        hint="root runs `capkeep doors` (or `capkeep run`, which opens them for a while)",
+    )
 
 
 def _open_doors(places: Places, args: argparse.Namespace) -> None:
@@ -254,12 +283,21 @@ def _open_doors(places: Places, args: argparse.Namespace) -> None:
     from capkeep.plan.load import load_plan
     from capkeep.plan.model import Starter
 
-    plan = load_plan(places)
+    own = os.geteuid() == 0 or args.user
+    try:
+        plan = load_plan(places)
+    except CapkeepError:
+        if own:
+            raise
+        raise _nobody() from None
+    if not own and os.geteuid() != plan.opener:
+        raise _nobody()
     if plan.starter is Starter.SYSTEMD:
         raise RefusedError(
             f"systemd does not listen on {places.runner_socket}",
             hint=f"systemctl start {plan.name}-runner.socket; `capkeep audit` tells what is wrong",
         )
+    refuse_other_opener(plan)
     where = ["--user"] if args.user else []
     where += ["--prefix", os.path.abspath(args.prefix)] if args.prefix else []
     make_run_directories(plan)

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from capkeep.cli.places import resolve
+from capkeep.cli.places import refuse_other_opener, resolve
 from capkeep.errors import EXIT_COMPLETE, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -34,14 +34,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _schedule(args: argparse.Namespace) -> int:
     from capkeep.host.scheduler import Scheduler
+    from capkeep.plan.load import load_plan
 
-    if os.geteuid() != 0 and not args.user:
-        raise RefusedError(
-            "only root can do this", hint="use sudo, or --user for your own files without root"
-        )
+    places = resolve(args)
+    refuse_other_opener(load_plan(places))
     options = [*(["--json"] if args.json else []), *(["--user"] if args.user else [])]
     options += ["--prefix", os.path.abspath(args.prefix)] if args.prefix else []
-    with Scheduler(resolve(args), options, _teller(as_json=args.json)) as scheduler:
+    with Scheduler(places, options, _teller(as_json=args.json)) as scheduler:
         scheduler.install()
         scheduler.serve()
     return EXIT_COMPLETE

@@ -1,5 +1,6 @@
 """The tables `[host]` and `[limits]` as values."""
 
+import pwd
 from collections.abc import Mapping
 
 from capkeep.config import syntax
@@ -23,7 +24,23 @@ def host_of(fields: Mapping[str, Checked[syntax.Host]]) -> HostConfig:
         members_restore=(
             "members_restore" in fields and fields["members_restore"].model.members_restore
         ),
+        launcher_mark=(
+            fields["launcher_mark"].model.launcher_mark
+            if "launcher_mark" in fields
+            else default.launcher_mark
+        ),
     )
+
+
+def launching_user(host: HostConfig) -> int:
+    """The user that secrets are given to where launchers start readers; -1 for none.
+
+    Where something else starts them by now, `apply` takes them back, and must be able to read this.
+    """
+    try:
+        return pwd.getpwnam(host.user_prefix).pw_uid
+    except KeyError:
+        return -1  # it is still to be made, and nothing can have been given to it
 
 
 def limits_of(fields: Mapping[str, Checked[syntax.Limits]]) -> LimitsConfig:

@@ -9,7 +9,7 @@ from typing import Final, Generic, NamedTuple
 from capkeep.config import expand, pulled, schedules, syntax
 from capkeep.config.dumps import DumpChecker, all_named, check_dump_names
 from capkeep.config.hooks import HookChecker, check_hook_names, hooks_of
-from capkeep.config.host import host_of, limits_of
+from capkeep.config.host import host_of, launching_user, limits_of
 from capkeep.config.jobs import JobChecker, JobTable
 from capkeep.config.mirrors import MirrorChecker
 from capkeep.config.mistakes import Collector, Mistake, MistakesError, Place
@@ -87,6 +87,7 @@ class _Loader:
         for source in sources:
             self._top_level(source)
         host = self._single(sources, ("host",), syntax.Host)
+        self._owner.reader = -1 if self._user_mode else launching_user(host_of(host))
         limits = self._single(sources, ("limits",), syntax.Limits)
         watch = self._single(sources, ("watch",), syntax.Watch)
         engines = {

@@ -227,9 +227,10 @@ class HostConfig:
 
     user_prefix: str
     group: str
-    start: str  # "auto", "systemd", "doors"
+    start: str  # "auto", "systemd", "doors", "launcher"
     accept_missing: tuple[str, ...]  # of values.MAY_BE_MISSING
     members_restore: bool = False
+    launcher_mark: str = "ep"  # "ep", "ei": of setcap(8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ class Owner:
         self.uid = os.geteuid() if user_mode else 0
         self.name = "you" if user_mode else "root"
         self.chown = "chown $USER" if user_mode else "chown root:root"
+        self.reader = -1  # who may have been given secrets: the only user of rooms
 
     def unsafe_to_read(self, state: os.stat_result) -> str:
         """Why others could have written that file or directory; "" if they could not."""
@@ -51,7 +52,7 @@ class Owner:
 
     def unsafe_secret(self, state: os.stat_result) -> str:
         """Why a secret in that file is not secret; "" if it is."""
-        if state.st_uid != self.uid:
+        if state.st_uid not in (self.uid, self.reader):
             return f"belongs to uid {state.st_uid}, not to {self.name}"
         if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             return f"is open to others (mode {stat.S_IMODE(state.st_mode):04o})"

@@ -712,10 +712,15 @@ class Host(Table):
         pattern="^([a-z_][a-z0-9_-]{0,31})?$",
         description="Group whose members may ask for runs; the prefix unless set",
     )
-    start: Literal["auto", "systemd", "doors"] = Field(
+    start: Literal["auto", "systemd", "doors", "launcher"] = Field(
         default="auto",
-        description="Who starts the rooms: systemd's sockets, or `capkeep doors`; auto is systemd"
-        " where it runs this host, unless below --prefix",
+        description="Who starts the rooms: systemd's sockets, `capkeep doors`, or their one user with"
+        " a launcher for each reader; auto is systemd where it runs this host, unless below --prefix",
+    )
+    launcher_mark: Literal["ep", "ei"] = Field(
+        default="ep",
+        description="What launchers are marked with (setcap(8)): ep gives the capability to their"
+        " user, ei only where his login has made it inheritable (pam_cap)",
     )
     accept_missing: list[Directive] = Field(
         default_factory=list,

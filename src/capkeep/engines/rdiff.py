@@ -75,7 +75,7 @@ class RdiffBackup:
         return Command(argv, (("HOME", place.folder), ("PATH", "/usr/bin:/bin")))
 
     def version(self, call: Call) -> Command:
-        argv = (*call.interpreter, "-B", call.program, "--version")
+        argv = (*call.interpreter, "-I", "-B", call.program, "--version")
         return Command(argv, (("HOME", call.cache_dir), ("PATH", "/usr/bin:/bin")))
 
     def abilities(self, output: bytes) -> Abilities:

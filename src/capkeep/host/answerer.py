@@ -41,10 +41,13 @@ def logins(plan: Plan) -> dict[str, str]:
 
 
 def command(plan: Plan, answer: Answer) -> str:
-    """What sshd gives the login's shell: the answerer, for which repository, and its reader's door."""
-    door = plan.room(answer.reader).door
-    assert door is not None, "a reader has a door"
-    words = (plan.interpreter, *python(plan.package, MODULE), answer.repository, door.path)
+    """What sshd gives the login's shell: the answerer, for which repository, and its reader's door.
+
+    Where nobody opens doors its launcher stands in the door's place.
+    """
+    room = plan.room(answer.reader)
+    place = plan.places.launcher(room.name) if room.door is None else room.door.path
+    words = (plan.interpreter, *python(plan.package, MODULE), answer.repository, place)
     return f"exec {shlex.join(words)}"
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from capkeep.errors import RefusedError
-from capkeep.host import answerer, polkit, systemd, users
+from capkeep.host import answerer, launchers, polkit, systemd, users
 from capkeep.host.changes import (
     Change,
     Changes,
@@ -175,8 +175,11 @@ def _open_mode(mode: Mode) -> int:
 
 
 def _run_directories(plan: Plan) -> Iterator[tuple[str, Owner, int]]:
-    yield plan.places.run, _root(plan.mode), _open_mode(plan.mode)
-    yield plan.places.stage, _root(plan.mode), 0o700
+    opens = _root(plan.mode)  # who opens the doors
+    if plan.starter is Starter.LAUNCHER:
+        opens = Owner(plan.runner.grant.uid, plan.runner.grant.gid)
+    yield plan.places.run, opens, _open_mode(plan.mode)
+    yield plan.places.stage, opens, 0o700
 
 
 def make_run_directories(plan: Plan) -> None:
@@ -189,7 +192,7 @@ def _directories(plan: Plan) -> Iterator[tuple[str, Owner, int]]:
     places, root, open_mode = plan.places, _root(plan.mode), _open_mode(plan.mode)
     runner = plan.runner.grant
     yield places.config, root, open_mode
-    yield places.secrets, root, 0o700
+    yield places.secrets, *launchers.secrets_directory(plan, root)
     yield places.state, root, open_mode
     yield places.records, Owner(runner.uid, plan.group), 0o750
     yield f"{places.state}/vault", root, 0o711
@@ -302,6 +305,7 @@ def remove(
     """
     places = plan.places
     yield from answerer.removals(places)  # first, so that nobody comes in any more
+    yield from launchers.removals(plan)
     if plan.starter is Starter.SYSTEMD:
         yield from systemd.remove(plan)
     if plan.mode is Mode.SYSTEM:

@@ -9,7 +9,7 @@ from typing import Final
 
 from capkeep.config.mistakes import MistakesError
 from capkeep.errors import CapkeepError
-from capkeep.host import drift, login_audit, polkit, programs, systemd, unit_state
+from capkeep.host import drift, launchers, login_audit, polkit, programs, systemd, unit_state
 from capkeep.host.changes import file_change, indented
 from capkeep.host.compile import Compiler
 from capkeep.host.files import Owner
@@ -134,12 +134,19 @@ def _more_than_others(room: Room) -> Iterable[str]:
         )
 
 
+def _by_starter(plan: Plan) -> Iterable[str]:
+    """What comes with whoever starts the rooms."""
+    if plan.starter is Starter.DOORS:
+        yield "`capkeep doors` runs as root: it starts rooms and reads nothing that callers send"
+    elif plan.starter is Starter.LAUNCHER:
+        yield from (f"without a root parent there are no {text}" for text in launchers.GIVEN_UP)
+
+
 def by_design(plan: Plan) -> Iterable[str]:
     """What has more than a room's rights, and has it on purpose."""
     if plan.mode is Mode.SYSTEM:
         yield "`capkeep apply` and `capkeep remove` run as root, when root asks"
-        if plan.starter is Starter.DOORS:
-            yield "`capkeep doors` runs as root: it starts rooms and reads nothing that callers send"
+        yield from _by_starter(plan)
         held = {c for r in plan.rooms if r.kind is RoomKind.RESTORER for c in r.grant.capabilities}
         names = " ".join(sorted(name.removeprefix("CAP_") for name in held))
         yield f"`capkeep restore` is started by root, and its room gives files back with {names}"

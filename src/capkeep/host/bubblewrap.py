@@ -56,7 +56,8 @@ def render(room: Room, plan: Plan, stage: str, target: str = "") -> Command:
     """
     grant = room.grant
     args: list[str] = [BWRAP, "--die-with-parent", "--new-session"]
-    args += _namespaces(grant, plan.mode)
+    mode = plan.mode_of(room)
+    args += _namespaces(grant, mode)
     args += _host_view(grant, stage) if grant.view is View.HOST else _tools_view(room, plan)
     for path in grant.write:
         source = plan.places.stage if path == target else path
@@ -72,7 +73,7 @@ def render(room: Room, plan: Plan, stage: str, target: str = "") -> Command:
     # Who makes a namespace writes its maps there; nothing else in it is writable without root.
     args += [] if grant.subordinate[1] else ["--remount-ro", "/proc"]
     args += ["--chdir", "/", "--"]
-    args += _become(grant, plan.mode)
+    args += _become(grant, mode)
     args += [plan.interpreter, *python(plan.package, MODULES[room.kind])]
     return Command(tuple(args), (("PATH", PROGRAM_PATH), ("LANG", "C.UTF-8")))
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import capkeep
 from capkeep.config.load import load
 from capkeep.errors import CapkeepError, RefusedError
-from capkeep.host import answerer, apply, lent, polkit, subordinate, systemd, users
+from capkeep.host import answerer, apply, launchers, lent, polkit, subordinate, systemd, users
 from capkeep.host.changes import Change, Changes, Removal
 from capkeep.host.private import refuse_private
 from capkeep.kernel.process import interpreter
@@ -18,6 +18,7 @@ from capkeep.plan.compile import HostFacts, compile_plan, configured, users_need
 from capkeep.plan.hooks import users_lent
 from capkeep.plan.load import load_head, load_plan
 from capkeep.plan.model import Mode, Places, Plan, Room, RoomKind, Starter, room_user
+from capkeep.plan.places import for_starter
 from capkeep.plan.pull import logins
 from capkeep.plan.timetable import Timetable
 
@@ -31,6 +32,9 @@ class Compiler:
         self._hand_over = hand_over
         self._mode = mode
         self._config = lent.resolved(load(places.config, user_mode=mode is Mode.USER), mode)
+        if mode is Mode.SYSTEM:
+            root = self._config.host.start != Starter.LAUNCHER
+            self._places = for_starter(places, root=root)
         self._created: tuple[str, ...] | None = None  # unless noted: those of the plan before
 
     def users(self) -> Iterator[Change]:
@@ -69,10 +73,9 @@ class Compiler:
 
     def draft(self) -> Plan:
         """The plan, whatever there is to be said against applying it here."""
-        plan = lent.bound(compile_plan(self._config, self._host()))
-        rooms = tuple(_hide_by_real_names(room) for room in plan.rooms)
+        plan = hide_by_real_names(lent.bound(compile_plan(self._config, self._host())))
         created = _created_before(self._places) if self._created is None else self._created
-        return plan._replace(created_users=created, rooms=rooms)
+        return plan._replace(created_users=created)
 
     def changes(self) -> Iterator[Change]:
         """Everything but the users."""
@@ -80,6 +83,7 @@ class Compiler:
         yield from apply.handed_over(plan)
         yield from subordinate.changes(plan)
         yield from apply.changes(plan)
+        yield from launchers.changes(plan)
         yield from polkit.changes(plan)
         if plan.starter is Starter.SYSTEMD:
             lines = users.declared(
@@ -92,11 +96,13 @@ class Compiler:
         plan = self.plan
         if plan.starter is Starter.SYSTEMD:
             return systemd.left_out(plan)
-        return tuple(
+        timers = (
             f"a timer for job {job.name}: it runs as long as `capkeep schedule` does"
             for job in plan.jobs
             if job.schedule
         )
+        given_up = launchers.GIVEN_UP if plan.starter is Starter.LAUNCHER else ()
+        return (*given_up, *timers)
 
     def timetables(self) -> tuple[Timetable, ...]:
         """What is to happen by itself; known before the plan has its users."""
@@ -107,7 +113,7 @@ class Compiler:
         if self._mode is not Mode.SYSTEM:
             return ()
         units = (*systemd.obsolete(self.plan), *polkit.obsolete(self.plan))
-        found = (*answerer.obsolete(self.plan), *units)
+        found = (*answerer.obsolete(self.plan), *launchers.obsolete(self.plan), *units)
         return tuple(removal for removal in found if removal.needed())
 
     def make(self, changes: Changes) -> None:
@@ -132,14 +138,19 @@ class Compiler:
         system = self._mode is Mode.SYSTEM
         names = users_needed(self._config) if system else ()
         others = users_lent(self._config) if system else ()
-        drills = system and any(job.drill for job in self._config.jobs)
+        launched = system and self._starter() is Starter.LAUNCHER
+        drills = system and not launched and any(job.drill for job in self._config.jobs)
         prover = room_user(self._config.host.user_prefix, RoomKind.PROVER)
+        known = users.ids((*names, *others))
+        group = users.group_id(self._config.host.group) if system else os.getegid()
+        if launched:
+            group = known[self._config.host.user_prefix][1]  # who asks for a run is who starts it
         return HostFacts(
             mode=self._mode,
             places=self._places,
-            users=users.ids((*names, *others)),
+            users=known,
             groups=users.groups(others),
-            group=users.group_id(self._config.host.group) if system else os.getegid(),
+            group=group,
             interpreter=interpreter(),
             package=os.path.dirname(os.path.dirname(os.path.abspath(capkeep.__file__))),
             hostname=socket.gethostname(),
@@ -160,6 +171,8 @@ class Compiler:
                 "systemd does not run this host, and [host] start asks for it",
                 hint='write start = "doors" and run `capkeep doors`',
             )
+        if wanted == "launcher" and self._mode is Mode.SYSTEM:
+            return Starter.LAUNCHER
         if wanted == "systemd" or (wanted == "auto" and possible and self._places.is_system):
             return Starter.SYSTEMD
         return Starter.DOORS
@@ -172,10 +185,14 @@ def _own_name() -> str:
         return str(os.geteuid())
 
 
-def _hide_by_real_names(room: Room) -> Room:
+def hide_by_real_names(plan: Plan) -> Plan:
     """Hide what a name leads to: a reader kept from a link could still open its target."""
-    hide = tuple(dict.fromkeys(map(os.path.realpath, room.grant.hide)))
-    return room._replace(grant=room.grant._replace(hide=hide))
+
+    def hiding(room: Room) -> Room:
+        hide = tuple(dict.fromkeys(map(os.path.realpath, room.grant.hide)))
+        return room._replace(grant=room.grant._replace(hide=hide))
+
+    return plan._replace(rooms=tuple(map(hiding, plan.rooms)))
 
 
 def rclone() -> str:

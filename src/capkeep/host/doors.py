@@ -274,6 +274,8 @@ def _load_safe(places: Places) -> Plan:
             "systemd opens the doors on this host",
             hint='for doors of our own write start = "doors" in [host] and `capkeep apply`',
         )
+    if os.geteuid() != plan.opener:
+        raise RefusedError(f"{plan.runner.grant.user} opens the doors on this host")
     refuse_untrusted(plan, os.geteuid())
     refuse_exchangeable(plan)
     return plan
@@ -290,7 +292,8 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def take_lock(run_dir: str) -> int:
     """Only one process opens the doors, or takes them away. Raises RefusedError, OSError."""
-    fd = os.open(f"{run_dir}/doors.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(f"{run_dir}/doors.lock", flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

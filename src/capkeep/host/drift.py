@@ -6,7 +6,7 @@ import pwd
 import stat
 from collections.abc import Iterator
 
-from capkeep.host import answerer, apply, polkit, systemd, users
+from capkeep.host import answerer, apply, launchers, polkit, systemd, users
 from capkeep.host.changes import Change
 from capkeep.host.finding import APPLY, Finding, Kind
 from capkeep.plan.model import Mode, Plan, Starter, room_users
@@ -20,6 +20,7 @@ def differences(plan: Plan) -> Iterator[Finding]:
         # The plan itself is compared with the configuration, which is said in one sentence.
         if change.path != plan.places.plan or not change.difference():
             yield from _look(change)
+    yield from launchers.findings(plan)
     for change in polkit.changes(plan):
         yield from _look(change)
     if plan.starter is Starter.SYSTEMD:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from capkeep.host.commands import run_command
+from capkeep.kernel.launcher import ATTRIBUTE
 from capkeep.kernel.ways import open_way
 
 REMOVE_SECONDS: Final = 3600
@@ -32,8 +33,11 @@ def file_differs(path: str, content: bytes, *, owner: Owner, mode: int) -> bool:
     return not same or (state.st_uid, state.st_gid) != owner or state.st_mode & 0o7777 != mode
 
 
-def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> None:
-    """Replace `path` as a whole, durably. One writer at a time. Raises RefusedError, OSError."""
+def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int, mark: bytes = b"") -> None:
+    """Replace `path` as a whole, durably. One writer at a time. Raises RefusedError, OSError.
+
+    `mark`: the capabilities of a program's file (`kernel.launcher.attribute`); else it has none.
+    """
     folder, name = os.path.split(path)
     draft = f".{name}.capkeep-draft"  # a name that nobody else's file has
     with _opened(folder) as place:
@@ -47,6 +51,8 @@ def write_atomic(path: str, content: bytes, *, owner: Owner, mode: int) -> None:
                 _own(fd, owner)
                 os.fchmod(fd, mode)
                 file.flush()
+                if mark:  # last, as writing and changing owners take it away
+                    os.setxattr(fd, ATTRIBUTE, mark)
                 os.fsync(fd)
             os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
         except BaseException:

@@ -28,7 +28,6 @@ from capkeep.values import MAY_BE_MISSING
 
 ADMIN: Final = "CAP_SYS_ADMIN"
 OLDEST_SYSTEMD: Final = 252
-LAUNCHER: Final = "/usr/local/sbin/read-all"
 # Which directive of a unit separates which namespace; cgroup is not asked for where it cannot be had.
 DIRECTIVES: Final = {
     "mnt": "PrivateMounts", "net": "PrivateNetwork", "ipc": "PrivateIPC", "uts": "ProtectHostname",
@@ -42,8 +41,8 @@ NEEDS_ROOT: Final = "only root can try it"
 
 def judge(seen: Seen, used: Way) -> tuple[Judged, ...]:
     """Every way, in the order in which they are to be preferred."""
-    judges = ((Way.SYSTEMD, _systemd), (Way.DOORS, _doors), (Way.USER, _user),
-              (Way.FILE, _files), (Way.PAM, _pam))  # fmt: skip
+    judges = ((Way.SYSTEMD, _systemd), (Way.DOORS, _doors), (Way.LAUNCHER, _launcher),
+              (Way.USER, _user), (Way.FILE, _files), (Way.PAM, _pam))  # fmt: skip
     return tuple(look(seen)._replace(way=way, used=way is used) for way, look in judges)
 
 
@@ -140,6 +139,33 @@ def _namespaces(seen: Seen) -> Iterator[Reason]:
         yield Reason(f"no namespace of kind {', '.join(names)} can be made: {why}", mend)
 
 
+def _launcher(seen: Seen) -> Judged:
+    """A program for each reader that carries the capability; the other rooms are user namespaces."""
+    user = _user(seen)
+    reasons = [*user.reasons, *_gains(seen)]
+    if not seen.landlock:
+        text = "this kernel has no Landlock: a reader would have nothing to close itself in with"
+        mend = "boot Linux 5.13 or newer, with landlock in lsm= on its command line"
+        reasons.append(Reason(text, mend))
+    text = "readers have no namespaces of their own, and all rooms are one user's"
+    judged = _said(Way.LAUNCHER, reasons, [Reason(text, "")])
+    if seen.files.trial is None and not reasons:
+        return _unknown(judged, NEEDS_ROOT)
+    return _unknown(judged, user.not_seen) if user.not_seen else judged
+
+
+def _gains(seen: Seen) -> Iterator[Reason]:
+    """Why a program that is marked gains nothing."""
+    if seen.no_new_privs:
+        text = "this session has no_new_privs: no program that it starts gets anything by its file"
+        yield Reason(text, "log in by another way; or NoNewPrivileges=no for its service")
+    if READ not in seen.bounding:
+        text = f"whoever asks may not have {READ} himself (bounding set), and so no program of his"
+        yield Reason(text, _container(READ))
+    if seen.files.trial and not seen.no_new_privs and READ in seen.bounding:
+        yield Reason(f"a program that was given it did not have it: {seen.files.trial}", ANOTHER)
+
+
 def _user(seen: Seen) -> Judged:
     """A namespace of one's own: for one's own files, where no capability of the host's is needed."""
     reasons = [*_programs(tuple(p for p in seen.missing if not p.endswith("setpriv")))]
@@ -179,15 +205,7 @@ def _files(seen: Seen) -> Judged:
     for path, point in files.no_attributes:
         text = f"{path} lies on {point}, whose filesystem keeps no attributes, and so no capability"
         reasons.append(Reason(text, "install the engine on another filesystem"))
-    if seen.no_new_privs:
-        text = "this session has no_new_privs: no program that it starts gets anything by its file"
-        reasons.append(Reason(text, "log in by another way; or NoNewPrivileges=no for its service"))
-    if READ not in seen.bounding:
-        text = f"whoever asks may not have {READ} himself (bounding set), and so no program of his"
-        reasons.append(Reason(text, _container(READ)))
-    if files.trial and not reasons:
-        text = f"a program that was given it did not have it: {files.trial}"
-        reasons.append(Reason(text, ANOTHER))
+    reasons += _gains(seen) if not reasons else [r for r in _gains(seen) if r.mend != ANOTHER]
     judged = _said(Way.FILE, reasons, _fragile(files))
     if files.trial is None and not reasons:
         return _unknown(judged, "it was not tried" if seen.root else NEEDS_ROOT)
@@ -237,9 +255,7 @@ def _pam(seen: Seen) -> Judged:
             "pam_cap makes it inheritable alone, also with `^` at an ssh login: nobody has it until he"
             " runs a program marked `ei`, and there is none"
         )
-        who = pam.users[0][0] if pam.users else "USER"
-        mark = f"setcap cap_dac_read_search=ei {LAUNCHER}"
-        mend = f"install -g {who} -m 750 /usr/bin/setpriv {LAUNCHER}; {mark}"
+        mend = 'write start = "launcher" and launcher-mark = "ei" in [host]; capkeep apply'
         reasons.append(Reason(text, mend))
     if READ not in seen.bounding:
         text = f"whoever asks may not have {READ} himself (bounding set), and so no login of his"

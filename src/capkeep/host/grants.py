@@ -25,7 +25,7 @@ from capkeep.host.pam_seen import read_text
 from capkeep.host.ways_seen import KILLED, NUMBER, READ, SETTINGS, Files, Held, Seen, Systemd
 from capkeep.kernel import libc, mounts
 from capkeep.kernel.facts import OVERFLOW_ID, Facts, capability_names, read_facts
-from capkeep.kernel.process import branch, spawn
+from capkeep.kernel.process import become_user, branch, spawn
 from capkeep.plan.model import Grant, Mode, Plan, Starter
 
 SECONDS: Final = 20
@@ -125,9 +125,7 @@ def _room(mode: Mode) -> str:
 def _become(uid: int, gid: int) -> None:
     """In a child: an ordinary user, without any group."""
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        become_user(uid, gid)
 
 
 def _run(

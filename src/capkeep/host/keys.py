@@ -19,6 +19,7 @@ from capkeep.engines import ENGINES
 from capkeep.errors import Failure, RefusedError, StepError
 from capkeep.host.direct import converse
 from capkeep.host.files import Owner, make_directory, remove_file, write_atomic
+from capkeep.host.launchers import secret_file
 from capkeep.host.secrets import describe, fetch
 from capkeep.plan.exported import notes
 from capkeep.plan.model import Mode, Plan, RoomKind, Secret
@@ -216,7 +217,9 @@ class Keys:
 
     def _write(self, path: str, password: str) -> None:
         content = password.encode(errors="surrogateescape") + b"\n"
-        write_atomic(path, content, owner=self._owner, mode=0o600)
+        own = path.startswith(f"{self._folder}/")  # of the rotation's, which root alone reads
+        owner, mode = (self._owner, 0o600) if own else secret_file(self.plan, self._owner)
+        write_atomic(path, content, owner=owner, mode=mode)
 
 
 def _is(secret: Secret, file: str) -> bool:

@@ -41,7 +41,7 @@ def look(plan: Plan | None, prefix: str) -> Pam | None:
         texts=texts,
         configs=configs,
         users=tuple((name, tuple(_group_names(groups.get(name, ())))) for name in names),
-        launchers=tuple(_launchers()),
+        launchers=tuple(_launchers(plan)),
         use_pam=_use_pam(names[0]) if names else None,
     )
 
@@ -68,9 +68,9 @@ def _has_module() -> bool:
     return any(os.path.exists(f"{folder}/{pam_stack.MODULE}") for folder in folders)
 
 
-def _launchers() -> Iterator[str]:
-    """Programs that make an inherited capability effective, where administrators put theirs."""
-    for folder in LAUNCHERS:
+def _launchers(plan: Plan | None) -> Iterator[str]:
+    """Programs that make an inherited capability effective: ours, and where administrators put theirs."""
+    for folder in (*((plan.places.launchers,) if plan else ()), *LAUNCHERS):
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             path = f"{folder}/{name}"
             with suppress(OSError):

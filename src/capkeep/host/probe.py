@@ -17,7 +17,7 @@ from capkeep.host.finding import APPLY, Finding, Kind, Proven
 from capkeep.kernel.facts import Facts, host_filters, host_namespaces, namespaces
 from capkeep.plan import codec
 from capkeep.plan.codec import DecodeError
-from capkeep.plan.model import WIRED, Grant, Outside, Plan, Room, RoomKind, Starter, Walls
+from capkeep.plan.model import NO_WALLS, WIRED, Outside, Plan, Room, RoomKind, Starter, Walls
 from capkeep.rooms.proof import judge
 from capkeep.rooms.protocol import Channel, Message, ProtocolError
 
@@ -118,8 +118,8 @@ class _Prober:
             return
         facts = seen_from(facts, self._host)
         by_unit = self._units is not None and asked.door is not None
-        walls = self._walls(room.grant, by_unit=by_unit)
-        judgement = judge(facts, room, walls, self._plan.mode, process)
+        walls = self._walls(room, by_unit=by_unit)
+        judgement = judge(facts, room, walls, self._plan.mode_of(room), process)
         weaker = tuple(dict.fromkeys((*judgement.weaker, *_weaker(message))))
         name = f"{room.name} for {asked.name}" if wire else room.name
         self.rooms.append(
@@ -146,11 +146,13 @@ class _Prober:
             for text in weaker
         )
 
-    def _walls(self, grant: Grant, *, by_unit: bool) -> Walls:
+    def _walls(self, room: Room, *, by_unit: bool) -> Walls:
         if by_unit and self._units:
-            walls = hardening.walls(self._plan, grant, self._units)
+            walls = hardening.walls(self._plan, room.grant, self._units)
             return walls._replace(filters=host_filters())
-        return bubblewrap.walls(grant, self._plan.mode)
+        if self._plan.launched(room):
+            return NO_WALLS
+        return bubblewrap.walls(room.grant, self._plan.mode_of(room))
 
 
 def _weaker(message: Message) -> tuple[str, ...]:

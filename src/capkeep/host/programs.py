@@ -14,7 +14,7 @@ from capkeep.host import apply
 from capkeep.host.finding import Finding, Kind
 from capkeep.host.trust import distrusted
 from capkeep.kernel.facts import capability_names
-from capkeep.plan.model import Mode, Plan
+from capkeep.plan.model import Mode, Plan, Starter
 from capkeep.values import PLAIN_STORES, SecretSource
 
 # Where recipes set file capabilities, whether or not this plan uses the program.
@@ -66,6 +66,8 @@ def parse_capabilities(raw: bytes) -> tuple[str, ...]:
 def secrets(plan: Plan) -> Iterator[Finding]:
     """Secrets that are not where they were, and those that others could read or exchange."""
     owner = Owner(user_mode=plan.mode is Mode.USER)
+    if plan.starter is Starter.LAUNCHER:
+        owner.reader = plan.runner.grant.uid
     for source in dict.fromkeys(s.source for r in plan.rooms for s in r.secrets):
         for path in _plain_files(source):
             yield from _secret(path, owner, plan)

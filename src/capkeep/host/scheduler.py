@@ -18,9 +18,9 @@ from typing import Final
 
 from capkeep import calendars
 from capkeep.errors import CapkeepError, RefusedError
-from capkeep.kernel.process import Child, python, spawn
+from capkeep.kernel.process import Child, become_user, python, spawn
 from capkeep.plan.load import load_plan
-from capkeep.plan.model import Mode, Places, Plan, Starter
+from capkeep.plan.model import Places, Plan, Starter
 from capkeep.plan.timetable import Timetable, whole
 from capkeep.records.model import Outcome
 from capkeep.records.reader import RecordReader
@@ -230,8 +230,8 @@ class Scheduler:
         self._watched = now + self.plan.watch.every_seconds
         runner = self.plan.runner.grant
         prepare = None
-        if self.plan.mode is Mode.SYSTEM:
-            prepare = partial(_become, runner.uid, runner.gid)
+        if os.geteuid() != runner.uid:
+            prepare = partial(become_user, runner.uid, runner.gid)  # who may read the plan
         try:
             self._watch = self._start(("watch",), prepare)
         except OSError as error:
@@ -310,13 +310,6 @@ def _load(places: Places) -> Plan:
             hint=f"`systemctl list-timers '{plan.name}-*'` shows them",
         )
     return plan
-
-
-def _become(uid: int, gid: int) -> None:
-    """In the child: the runner's user, whose primary group may read the plan."""
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import stat
 from typing import Final
 
 from capkeep.errors import CapkeepError
-from capkeep.kernel.process import spawn
+from capkeep.kernel.process import become_user, spawn
 from capkeep.plan.model import Grant, Mode, Secret, SecretSource
 from capkeep.values import PLAIN_STORES, SEALED_STORES, given_stores, secret_text
 
@@ -82,9 +82,7 @@ def _output(argv: tuple[str, ...], grant: Grant | None, mode: Mode) -> bytes:
 
     def drop_root() -> None:
         if grant is not None and mode is Mode.SYSTEM:
-            os.setgroups([])
-            os.setresgid(grant.gid, grant.gid, grant.gid)
-            os.setresuid(grant.uid, grant.uid, grant.uid)
+            become_user(grant.uid, grant.gid)
 
     receiving, sending = os.pipe()
     try:

@@ -10,20 +10,22 @@ from capkeep.errors import Failure, StepError
 from capkeep.host.bubblewrap import DEVICES, render, walls
 from capkeep.host.files import open_log
 from capkeep.host.secrets import fetch
-from capkeep.kernel import fuse, mounts
+from capkeep.kernel import fuse, libc, mounts
 from capkeep.kernel.facts import host_namespaces, own_bounding
 from capkeep.kernel.priority import step_back
-from capkeep.kernel.process import Child, spawn
+from capkeep.kernel.process import Child, become_user, spawn
 from capkeep.plan import codec
 from capkeep.plan.model import (
     Access,
     Brief,
+    Grant,
     Limits,
     Mode,
     Origin,
     Plan,
     Room,
     RoomKind,
+    Starter,
     View,
     outline,
 )
@@ -143,14 +145,20 @@ def _start_one(
     access: Access | None = None,
     target: Target | None = None,
 ) -> Child:
+    if plan.launched(room):
+        return _launch(plan, room, caller, wire)
     view = _view(plan, room)
-    own_user = plan.mode is Mode.USER
+    mode = plan.mode_of(room)
+    own_user = mode is Mode.USER
     held = None if own_user else target  # without root nobody can be led to where he may not go
     brief = _brief_descriptor(_brief(plan, room, peer_uid, access, view))
     log = _log(plan, room)
     device = -1
 
     def prepare() -> None:
+        if own_user and plan.starter is Starter.LAUNCHER:
+            _step_down(room.grant)
+            libc.clear_ambient()  # of a login's or a container's; bubblewrap refuses to have any
         if held:
             mounts.show_directory(TARGET, plan.places.stage)
             os.close(TARGET)
@@ -158,7 +166,7 @@ def _start_one(
             _stage(plan.places.stage, view.staged)
         if room.grant.changes_owners:
             _keep_devices(own_mounts=held is not None)
-        limit(room.grant.limits, processes=plan.mode is Mode.SYSTEM)
+        limit(room.grant.limits, processes=mode is Mode.SYSTEM)
 
     try:
         if room.grant.mounts:  # where nothing like udev lets everybody open it, the room could not
@@ -183,12 +191,41 @@ def _start_one(
             os.close(device)
 
 
+def _launch(plan: Plan, room: Room, caller: socket.socket, wire: socket.socket | None) -> Child:
+    """A reader by its launcher: it finds out by itself what it is for. Raises StepError, OSError."""
+    program = plan.places.launcher(room.name)
+    log = _log(plan, room)
+    try:
+        fd = caller.fileno()
+        keep = {WIRE: wire.fileno()} if wire else {}
+        return spawn(
+            [program], env={}, stdin=fd, stdout=fd, stderr=log, keep=keep,
+            prepare=lambda: _step_down(room.grant),
+        )  # fmt: skip
+    except (FileNotFoundError, PermissionError) as error:
+        raise StepError(
+            Failure.WEAKENED,
+            f"the launcher {program} cannot be run: {error.strerror}; `capkeep apply` makes it anew",
+        ) from error
+    finally:
+        os.close(log)
+
+
+def _step_down(grant: Grant) -> None:
+    """In the child: the rooms' one user, where root starts for a moment what that user else does."""
+    if os.geteuid() == 0 != grant.uid:
+        become_user(grant.uid, grant.gid)
+
+
 def _log(plan: Plan, room: Room) -> int:
     """Where a room says what went wrong: our standard error, unless that is a terminal.
 
     A room that holds a terminal could read what is typed there, and write on it what it likes. A vault
-    that may change owners could change a log's: it has none.
+    that may change owners could change a log's: it has none. Nor has any room that root starts where
+    another user opens the doors: what root has open is not that user's to write.
     """
+    if os.geteuid() != plan.opener:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # the log's place is its user's
     log = os.dup(STDERR) if not os.isatty(STDERR) else open_log(plan.places.rooms_log)
     owned = room.kind is RoomKind.VAULT and room.grant.changes_owners
     if not owned or not stat.S_ISREG(os.fstat(log).st_mode):
@@ -220,7 +257,8 @@ def _view(plan: Plan, room: Room) -> Scene:
     )
     # Without root the kernel shows the machine's mounts as one locked tree (mount_namespaces(7)):
     # what is left out is then hidden from the engine by excludes, not by the view.
-    return Scene(() if plan.mode is Mode.USER else tuple(staged), tuple(left_out))
+    own = plan.mode_of(room) is Mode.USER
+    return Scene(() if own else tuple(staged), tuple(left_out))
 
 
 def _stage(stage: str, staged: tuple[str, ...]) -> None:
@@ -251,14 +289,19 @@ def _lower(kind: int, value: int) -> None:
 
 
 def _brief(plan: Plan, room: Room, peer_uid: int, access: Access | None, view: Scene) -> Brief:
-    return outline(plan, room, walls(room.grant, plan.mode))._replace(
+    return outline(plan, room, walls(room.grant, plan.mode_of(room)))._replace(
         access=access,
         peer_uid=peer_uid,
         hostname=socket.gethostname(),
         host_namespaces=host_namespaces(),
-        secrets=tuple((s.name, fetch(s, room.grant, plan.mode)) for s in room.secrets),
+        secrets=tuple((s.name, fetch(s, room.grant, _fetcher(plan))) for s in room.secrets),
         left_out=view.left_out,
     )
+
+
+def _fetcher(plan: Plan) -> Mode:
+    """As whom programs are started that print secrets: root lets the room's user do it."""
+    return plan.mode if os.geteuid() == 0 or plan.starter is not Starter.LAUNCHER else Mode.USER
 
 
 def _brief_descriptor(brief: Brief) -> int:

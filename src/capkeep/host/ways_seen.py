@@ -20,6 +20,7 @@ class Way(StrEnum):
 
     SYSTEMD = "systemd"
     DOORS = "doors"
+    LAUNCHER = "launcher"
     USER = "user"
     FILE = "file capability"
     PAM = "pam_cap"

@@ -47,6 +47,7 @@ class Facts(NamedTuple):
     writable: tuple[str, ...]  # mount points within reach whose flags let somebody write
     dumpable: bool | None  # may processes of the same user read its memory; None: not known
     proc: tuple[str, ...] = ()  # what its /proc hides: "hidepid=invisible", "subset=pid"
+    refused: tuple[str, ...] = ()  # what the kernel refused when it was tried (kernel/trial.py)
 
 
 def read_facts(pid: int | None, host: tuple[tuple[str, int], ...]) -> Facts:
@@ -102,6 +103,12 @@ def _reached(point: str) -> bool:
 def own_bounding() -> tuple[str, ...]:
     """The capabilities that this process, and whatever it starts, can ever have."""
     return capability_names(int(_status("/proc/self")["CapBnd"], 16))
+
+
+def own_ambient() -> tuple[str, ...]:
+    """The capabilities that this process has, and that what it starts has as well."""
+    status = _status("/proc/self")
+    return capability_names(int(status["CapAmb"], 16) & int(status["CapEff"], 16))
 
 
 def peer_uid(sock: socket.socket) -> int:

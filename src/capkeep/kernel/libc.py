@@ -12,6 +12,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _RENAME_NOREPLACE: Final = 1  # linux/fs.h
 _CAPABILITY_VERSION_3: Final = 0x20080522  # linux/capability.h
+_PR_CAP_AMBIENT, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 47, 2, 4  # prctl(2)
 
 Argument = int | bytes | ctypes.Array[ctypes.c_char] | ctypes.c_void_p | None
 
@@ -33,6 +34,17 @@ def prctl(what: str, option: int, value: int = 0, pointer: ctypes.c_void_p | Non
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
     return result
+
+
+def raise_ambient(capability: int) -> None:
+    """Let what this process starts have a capability as well, by its number. Raises OSError."""
+    number = ctypes.c_void_p(capability)
+    prctl("PR_CAP_AMBIENT_RAISE", _PR_CAP_AMBIENT, _AMBIENT_RAISE, number)
+
+
+def clear_ambient() -> None:
+    """Let what this process starts have no capability. Raises OSError."""
+    prctl("PR_CAP_AMBIENT_CLEAR_ALL", _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
 
 
 def unshare(flags: int) -> None:

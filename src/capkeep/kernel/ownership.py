@@ -7,17 +7,16 @@ Sources: user_namespaces(7), capabilities(7).
 """
 
 import contextlib
-import ctypes
 import os
 from collections.abc import Iterable
 from typing import Final
 
 from capkeep.kernel import libc
 from capkeep.kernel.facts import CAPABILITIES
-from capkeep.kernel.process import branch
+from capkeep.kernel.process import become_user, branch
 
 NEW_USER: Final = 0x10000000  # CLONE_NEWUSER
-_CAPBSET_READ, _CAPBSET_DROP, _CAP_AMBIENT, _RAISE, _CLEAR_ALL = 23, 24, 47, 2, 4  # linux/prctl.h
+_CAPBSET_READ, _CAPBSET_DROP = 23, 24  # linux/prctl.h
 _READY: Final = b"u"
 
 
@@ -108,7 +107,7 @@ def keep(capabilities: Iterable[str]) -> None:
     """
     numbers = [CAPABILITIES.index(name) for name in capabilities]
     mask = sum(1 << number for number in numbers)
-    libc.prctl("PR_CAP_AMBIENT_CLEAR_ALL", _CAP_AMBIENT, _CLEAR_ALL)
+    libc.clear_ambient()
     number = 0
     with contextlib.suppress(OSError):  # after the last one that this kernel knows
         while libc.prctl("PR_CAPBSET_READ", _CAPBSET_READ, number) >= 0:
@@ -117,7 +116,7 @@ def keep(capabilities: Iterable[str]) -> None:
             number += 1
     libc.capset(mask, mask, mask)
     for number in numbers:
-        libc.prctl("PR_CAP_AMBIENT_RAISE", _CAP_AMBIENT, _RAISE, ctypes.c_void_p(number))
+        libc.raise_ambient(number)
 
 
 def become(uid: int, gid: int) -> None:
@@ -126,9 +125,7 @@ def become(uid: int, gid: int) -> None:
     Whoever is that already gives up capabilities alone.
     """
     if uid != os.geteuid():
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        become_user(uid, gid)
     keep(())
 
 

@@ -135,7 +135,8 @@ def spawn(
     `stdin`, `stdout`: descriptors, -1 for /dev/null. `keep` maps further descriptor numbers of the
     child to ours. `prepare` runs in the child, last before exec. With `hold` the child waits there
     until `release`, so that its kernel facts can be read first. Unless `survive_parent`, the
-    kernel kills the child when we die. Raises OSError if the program cannot be run.
+    kernel kills the child when we die; not one that gains a capability by its file (a launcher),
+    whose end is that of its connections. Raises OSError if the program cannot be run.
     """
     parent = os.getpid()
     status_read, status_write, go_read, go_write = _pipes(floor=max(keep or {}, default=2) + 1)
@@ -174,6 +175,13 @@ def spawn(
         child.abandon()
         raise
     return child
+
+
+def become_user(uid: int, gid: int) -> None:
+    """In a child: be somebody for good, without any further group. Raises OSError."""
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def branch(work: Callable[[], None], keep: set[int] | None = None) -> int:

@@ -13,22 +13,33 @@ Sources: seccomp(2), linux/bpf_common.h, linux/seccomp.h, linux/sched.h.
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from capkeep.kernel import libc
-from capkeep.kernel.syscalls import CHANGING, ENGINE, HORIZON, NEVER, RULED, STARTING, Numbers
+from capkeep.kernel.syscalls import (
+    CHANGING,
+    EMPTYING,
+    ENGINE,
+    HORIZON,
+    NEVER,
+    RULED,
+    STARTING,
+    TOUCHING,
+    Numbers,
+)
 
 
 class Profile(StrEnum):
     """Whom a filter is for. A child's filter only adds to its parent's."""
 
     ROOM = "room"  # our own programs; so it allows all that the engine below them needs
+    ALONE = "alone"  # as ROOM, for one that has the host's network before its eyes: no socket
     RUNNER = "runner"  # asks rooms on unix sockets
     VAULT = "vault"  # the vault, the notifier, and what they start
     SEALED = "sealed"  # a command that may read everybody's files: no socket of any kind
     READ = "read"  # an engine that reads files and writes a cache
+    LAUNCHED = "launched"  # as READ, for one to which its user's other files are in sight
     MOUNT = "mount"  # as READ, for one that a program of its own hands a filesystem's device
     RESTORE = "restore"  # an engine that makes files
     HOST = "host"  # as ROOM, for one in which servers are started for a moment
@@ -68,8 +79,15 @@ _TCP, _UDP = 6, 17
 _CLONE_NEW: Final = 0x7E020000
 # TIOCSTI, TIOCLINUX put words into a terminal's mouth; FIOSETOWN, SIOCSPGRP aim SIGIO at others.
 _IOCTLS: Final = (0x5412, 0x541C, 0x8901, 0x8902)
+# All that engines ask of what they have open: TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX,
+# FIOCLEX, TCGETS2, FS_IOC_GETFLAGS. Others change attributes of files that are open for reading alone.
+_ASKING: Final = (
+    0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A, 0x80086601,
+)  # fmt: skip
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # SIGIO of any number to any process of the user
 
+_TRUNC, _NEITHER = 0o1000, 0o3  # O_TRUNC; O_ACCMODE, which is neither reading nor writing
 _CREATING, _SETID_BITS = 0o20000100, 0o6000  # O_CREAT, and O_TMPFILE without O_DIRECTORY
 
 
@@ -111,10 +129,41 @@ _ROOM_RULES: Final[Rules] = {
 }
 
 
+# Of our own programs.
+_PROGRAMS: Final = {
+    Profile.ROOM: _ROOM_RULES,
+    Profile.VAULT: _ROOM_RULES | _NO_SETID,
+    Profile.RUNNER: _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)},
+}
+
+
+def _launched(pid: int) -> Rules:
+    """Of an engine that its user's other files and processes are in sight of.
+
+    What touches modes and times is answered before anything else is asked (`program`). Landlock looks at
+    whoever opens a file to write before the file is emptied, and only lately at others who empty it. Limits,
+    priorities and processors it may set for itself: for others of its user they would be their end.
+    """
+    untold = CHANGING | TOUCHING
+    found = {name: conditions for name, conditions in _NO_SETID.items() if name not in untold}
+    found["open"] = (_only_written_is_emptied(1), *found["open"])
+    found["openat"] = (_only_written_is_emptied(2), *found["openat"])
+    found["ioctl"] = (Condition(1, _ASKING),)
+    itself = (0, pid)
+    found["prlimit64"] = found["sched_setaffinity"] = (Condition(0, itself),)
+    found["setpriority"] = (Condition(0, (_PRIO_PROCESS,)), Condition(1, itself))
+    found["ioprio_set"] = (Condition(0, (_IOPRIO_WHO_PROCESS,)), Condition(1, itself))
+    return found
+
+
+def _only_written_is_emptied(flags: int) -> Condition:
+    return Condition(flags, (_TRUNC, _TRUNC | _NEITHER), _TRUNC | _NEITHER, none_of=True)
+
+
 def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
     """What a profile denies outright, and what depends on arguments. `pid` is the engine's own."""
-    if profile is Profile.ROOM:
-        return NEVER, _ROOM_RULES
+    if profile in _PROGRAMS:
+        return NEVER, _PROGRAMS[profile]
     if profile in (Profile.HOST, Profile.SERVER):
         # PostgreSQL keeps a second server from its files by a segment (src/backend/port/sysv_shmem.c).
         never = {name: numbers for name, numbers in NEVER.items() if not name.startswith("shm")}
@@ -122,13 +171,10 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
             return never, _ROOM_RULES
         identity = {name: ENGINE[name] for name in _IDENTITY}
         return never | identity, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
-    if profile is Profile.VAULT:
-        return NEVER, _ROOM_RULES | _NO_SETID
-    if profile is Profile.RUNNER:
-        return NEVER, _ROOM_RULES | _NO_SETID | {"socket": (Condition(0, (_AF_UNIX,)),)}
-    if profile is Profile.SEALED:
+    if profile in (Profile.SEALED, Profile.ALONE):
         # A pair as well: what is sent on one end may be addressed to anybody (unix(7), SOCK_DGRAM).
-        sockets = {name: ENGINE[name] for name in ("socket", "socketpair")}
+        kinds = ("socket", "socketpair") if profile is Profile.SEALED else ("socket",)
+        sockets = {name: ENGINE[name] for name in kinds}
         return NEVER | sockets, {k: v for k, v in _ROOM_RULES.items() if k != "socket"} | _NO_SETID
     own = Condition(0, (pid,))
     engine = {k: v for k, v in _ROOM_RULES.items() if k != "socket"}
@@ -141,6 +187,8 @@ def rules(profile: Profile, pid: int) -> tuple[Numbers, Rules]:
         return NEVER | denied | CHANGING | STARTING, ruled
     if profile is Profile.RESTORE:
         return NEVER | ENGINE, engine
+    if profile is Profile.LAUNCHED:
+        return NEVER | ENGINE | CHANGING | EMPTYING, engine | _launched(pid)
     engine |= {name: conditions for name, conditions in _NO_SETID.items() if name not in CHANGING}
     if profile is Profile.MOUNT:
         # Connected to each other and to nobody else, for ever: a stream takes no address (unix(7)).
@@ -176,13 +224,15 @@ def program(profile: Profile, arch: Arch, pid: int) -> bytes:
     for name in absent:
         number = RULED[name][arch.column]
         out += [_op(_JEQ, number, 0, 1), _op(_RETURN, _ERRNO | ENOSYS)]
+    if profile is Profile.LAUNCHED:
+        out += _answer_all(TOUCHING, arch, _ERRNO)
     for name, conditions in ruled.items():
         number = RULED[name][arch.column]
         if number < 0:
             continue
         body = [part for c in conditions for part in _check(c)]
         out += [_op(_JEQ, number, 0, len(body) + 1), *body, _op(_RETURN, _ALLOW)]
-    out += _deny_all(sorted(n[arch.column] for n in denied.values() if n[arch.column] >= 0))
+    out += _answer_all(denied, arch, _ERRNO | EPERM)
     out.append(_op(_RETURN, _ALLOW))
     return b"".join(out)
 
@@ -204,14 +254,18 @@ def _check(condition: Condition) -> list[bytes]:
     return [*out, _op(_JUMP, 1), deny] if condition.none_of else [*out, deny]
 
 
-def _deny_all(numbers: Iterable[int]) -> list[bytes]:
-    """Compare with each number; jumps reach 255 instructions, so in blocks."""
-    left = list(numbers)
+def _answer_all(numbers: Numbers, arch: Arch, answer: int) -> list[bytes]:
+    """Compare with each number; jumps reach 255 instructions, so in blocks.
+
+    The answer _ERRNO without a number is that of a call that went well: engines set modes and times in
+    their caches, and take it for a failure if they may not; nothing depends on it there.
+    """
+    left = sorted(n[arch.column] for n in numbers.values() if n[arch.column] >= 0)
     out: list[bytes] = []
     while left:
         block, left = left[:200], left[200:]
         out += [_op(_JEQ, n, len(block) - i) for i, n in enumerate(block)]
-        out += [_op(_JUMP, 1), _op(_RETURN, _ERRNO | EPERM)]
+        out += [_op(_JUMP, 1), _op(_RETURN, answer)]
     return out
 
 

@@ -67,6 +67,15 @@ CHANGING: Final[Numbers] = {
     "chown": (92, -1), "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54),
 }  # fmt: skip
 
+# Modes and times: of a file's owner they ask for nothing else, whatever Landlock says of the file.
+TOUCHING: Final[Numbers] = {
+    "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "utime": (132, -1), "utimes": (235, -1), "futimesat": (261, -1), "utimensat": (280, 88),
+}  # fmt: skip
+
+# What Landlock knows as a right of its own from its third ABI on (Linux 6.2).
+EMPTYING: Final[Numbers] = {"truncate": (76, 45)}
+
 # Another program, or another process or thread.
 STARTING: Final[Numbers] = {"execve": (59, 221), "clone": (56, 220)}
 
@@ -76,4 +85,6 @@ RULED: Final[Numbers] = {
     "clone3": (435, 435), "kill": (62, 129), "tgkill": (234, 131), "chmod": (90, -1),
     "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "creat": (85, -1),
     "mknod": (133, -1), "mknodat": (259, 33), "open": (2, -1), "openat": (257, 56), "openat2": (437, 437),
+    "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
+    "ioprio_set": (251, 30),
 }  # fmt: skip

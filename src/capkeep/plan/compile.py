@@ -16,7 +16,7 @@ from capkeep.config.model import (
     ResourcesConfig,
 )
 from capkeep.errors import ConfigError
-from capkeep.plan import copies, dumps, giver, hooks, jobs, prover, pull
+from capkeep.plan import copies, dumps, giver, hooks, jobs, launched, prover, pull
 from capkeep.plan.hidden import hidden
 from capkeep.plan.model import (
     Access,
@@ -92,11 +92,15 @@ class HostFacts(NamedTuple):
 
 def users_needed(config: Config) -> tuple[str, ...]:
     """The users that the rooms run as in system mode, the runner's first, and who logs in."""
-    return (*room_users(config.host.user_prefix), *pull.logins(config))
+    prefix = config.host.user_prefix
+    own = (prefix,) if config.host.start == Starter.LAUNCHER else room_users(prefix)
+    return (*own, *pull.logins(config))
 
 
 def compile_plan(config: Config, host: HostFacts) -> Plan:
     """The plan. Raises ConfigError where this host's places do not suit the configuration."""
+    if host.starter is Starter.LAUNCHER:
+        launched.refuse(config)
     rooms = _Rooms(config, host)
     answered = {job.name for job, _ in pull.answered(config)}
     made = {
@@ -116,6 +120,7 @@ def compile_plan(config: Config, host: HostFacts) -> Plan:
         rooms=tuple(rooms.all()),
         capkeep_version=__version__,
         starter=host.starter,
+        launcher_mark=config.host.launcher_mark if host.starter is Starter.LAUNCHER else "",
         accepted=config.host.accept_missing,
         name=config.host.user_prefix,
         notify=tuple(_notify(n, config) for n in config.notify),
@@ -256,6 +261,11 @@ class _Rooms:
         self._places = host.places
         self._limits = _limits(config.limits)
         self._system = host.mode is Mode.SYSTEM
+        # Without a root parent nobody can become another user: then all rooms are the runner's.
+        self._apart = self._system and host.starter is not Starter.LAUNCHER
+        self._own = host.caller
+        if self._system and not self._apart:
+            self._own = host.users[config.host.user_prefix]
         self._hidden = hidden(config, host.places)
 
     def all(self) -> list[Room]:
@@ -298,7 +308,7 @@ class _Rooms:
             )
             if scratches := prover.scratches(self._config, repository.name):
                 rooms.append(self._prover(repository, scratches))
-            if self._system and giver.wanted(self._config, repository):
+            if self._apart and giver.wanted(self._config, repository):
                 viewer = self._engine_room(RoomKind.VIEWER, repository, Access.APPEND)
                 reaching = self._id(RoomKind.PROVER)[1]
                 rooms.append(giver.room(viewer, self._places, self._host.group, reaching))
@@ -312,22 +322,20 @@ class _Rooms:
     # -- ids
 
     def _id(self, kind: RoomKind) -> tuple[int, int]:
-        if not self._system:
-            return self._host.caller
+        if not self._apart:
+            return self._own
         return self._host.users[room_user(self._config.host.user_prefix, kind)]
 
     def _root(self) -> tuple[int, int]:
         """Who stands above the rooms: root, or in user mode the user."""
-        return (0, 0) if self._system else self._host.caller
+        return (0, 0) if self._apart else self._own
 
     def _grant(self, kind: RoomKind) -> Grant:
         """A grant with a user and limits, and nothing allowed yet."""
         uid, gid = self._id(kind)
-        user = (
-            room_user(self._config.host.user_prefix, kind)
-            if self._system
-            else self._host.caller_name
-        )
+        prefix = self._config.host.user_prefix
+        user = room_user(prefix, kind) if self._apart else prefix
+        user = user if self._system else self._host.caller_name
         return Grant(user=user, uid=uid, gid=gid, limits=self._limits)
 
     def _lent(self, user: str) -> Grant:
@@ -355,7 +363,7 @@ class _Rooms:
     def _runner(self) -> Room:
         """Writes the records, reads the plan, asks the others; holds no secret."""
         places = self._places
-        group = self._host.group if self._system else self._host.caller[1]
+        group = self._host.group if self._apart else self._own[1]
         metrics = self._config.metrics_directory
         # With that group it may read the plan, and whoever may ask may read what it writes down.
         grant = self._grant(RoomKind.RUNNER)._replace(
@@ -367,7 +375,7 @@ class _Rooms:
             path=places.runner_socket,
             uid=self._root()[0],
             gid=group,
-            mode=0o660 if self._system else 0o600,
+            mode=0o660 if self._apart else 0o600,
             connections=RUNNER_CALLERS + sum(bool(job.target) for job in self._config.jobs),
         )
         return Room(name="runner", kind=RoomKind.RUNNER, grant=grant, door=door)
@@ -419,6 +427,11 @@ class _Rooms:
         canary = (self._places.canary,) if job.canary else ()
         staged = (dumps.staging(self._places, name) for name in job.dumps)
         room = self._asked(RoomKind.READER, job, repository)
+        if self._host.starter is Starter.LAUNCHER and repository.pulled_by:
+            uid, gid = self._login()  # who starts the launcher is who it runs as
+            login = pull.login(self._config.host.user_prefix)
+            grant = room.grant._replace(user=login, uid=uid, gid=gid)
+            room = room._replace(grant=grant, door=None)
         grant = room.grant._replace(
             capabilities=self._capabilities(READ_CAPABILITIES),
             view=View.HOST,
@@ -500,8 +513,8 @@ class _Rooms:
         room = self._engine_room(
             RoomKind.PROVER, repository, Access.APPEND, door_uid=self._id(RoomKind.RUNNER)[0]
         )
-        ids = self._host.subordinate if self._system else (0, 0)
-        servers = self._system and prover.servers(self._config, repository.name)
+        ids = self._host.subordinate if self._apart else (0, 0)
+        servers = self._apart and prover.servers(self._config, repository.name)
         names = PROVE_CAPABILITIES + (prover.SERVER_CAPABILITIES if servers else ())
         grant = room.grant._replace(
             capabilities=names if ids[1] else (),

@@ -63,6 +63,7 @@ class Starter(StrEnum):
 
     DOORS = "doors"  # `capkeep doors`, through bubblewrap
     SYSTEMD = "systemd"  # socket units
+    LAUNCHER = "launcher"  # the rooms' one user; readers by programs that carry the capability
 
 
 class View(StrEnum):
@@ -483,6 +484,7 @@ class Plan(NamedTuple):
     targets: tuple[Target, ...] = ()
     after_pulls: tuple[str, ...] = ()  # hooks that run when no target is left to be pulled from
     parallel_pulls: int = 0  # jobs of targets that run at a time; 0: as many as there are
+    launcher_mark: str = ""  # of kernel.launcher.Mark: where a launcher's capability comes from
     answers: tuple[Answer, ...] = ()
     # Of these: whose files are come for, and the repositories that are elsewhere. Nothing of them is
     # run, looked at or told of on this host.
@@ -493,6 +495,24 @@ class Plan(NamedTuple):
     def runner(self) -> Room:
         """The room that walks jobs through the others."""
         return next(r for r in self.rooms if r.kind is RoomKind.RUNNER)
+
+    @property
+    def opener(self) -> int:
+        """The uid of whoever opens the doors, where systemd does not."""
+        root = self.mode is Mode.SYSTEM and self.starter is not Starter.LAUNCHER
+        return 0 if root else self.runner.grant.uid
+
+    def launched(self, room: Room) -> bool:
+        """Whether it is started by a launcher, in the machine's own namespaces."""
+        return self.starter is Starter.LAUNCHER and room.kind is RoomKind.READER
+
+    def mode_of(self, room: Room) -> Mode:
+        """How a room is made: without a root parent as in user mode, by the rooms' one user.
+
+        A restorer's capabilities only root can give, who starts it by hand.
+        """
+        apart = room.kind is RoomKind.RESTORER or self.launched(room)
+        return self.mode if self.starter is not Starter.LAUNCHER or apart else Mode.USER
 
     def room(self, name: str) -> Room:
         """The room of that name. Raises KeyError."""
@@ -532,6 +552,10 @@ class Walls(NamedTuple):
     starter: Starter = Starter.DOORS
     accepted: tuple[str, ...] = ()  # systemd's directives that may be missing
     filters: int = 0  # system call filters that everything on this host has
+
+
+# Of a reader that a launcher starts: nothing but Landlock and a system call filter.
+NO_WALLS: Final = Walls((), starter=Starter.LAUNCHER)
 
 
 class Outside(NamedTuple):
@@ -586,7 +610,7 @@ def outline(plan: Plan, room: Room, walls: Walls) -> Brief:
     origin = room.origin.repository if room.origin else ""
     return Brief(
         room=room,
-        mode=plan.mode,
+        mode=plan.mode_of(room),
         places=plan.places,
         job=plan.job(room.job) if room.job else None,
         repository=plan.repository(room.repository) if room.repository else None,

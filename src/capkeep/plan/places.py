@@ -6,6 +6,7 @@ Apart from the rest of the plan's values because `capkeep run` waits for every i
 from enum import StrEnum
 from typing import NamedTuple
 
+RUN = "/run/capkeep"  # where a host's own sockets are
 METRICS_FILE = "capkeep.prom"  # in the directory that [metrics] names
 
 
@@ -24,6 +25,27 @@ class Places(NamedTuple):
     cache: str
     log: str
     run: str
+
+    @property
+    def own_run(self) -> str:
+        """Where sockets are on a host without a root parent: nobody could make RUN anew."""
+        return self.state + "/run"
+
+    @property
+    def other_run(self) -> str:
+        """Of a host: where sockets were if another than now started its rooms; "" below a prefix."""
+        if not self.is_system:
+            return ""
+        return RUN if self.run == self.own_run else self.own_run
+
+    @property
+    def launchers(self) -> str:
+        """The programs that start readers there; root's, and each for its group alone."""
+        return self.state + "/launchers"
+
+    def launcher(self, room: str) -> str:
+        """The one of that reader."""
+        return f"{self.launchers}/{room}"
 
     @property
     def is_system(self) -> bool:
@@ -78,3 +100,10 @@ class Places(NamedTuple):
     def secrets(self) -> str:
         """Root-only directory of secret files, never visible in a room."""
         return self.config + "/secrets"
+
+
+def for_starter(places: Places, *, root: bool) -> Places:
+    """The same with sockets where whoever starts rooms has them: what is in /run goes with the machine."""
+    if not places.is_system:
+        return places
+    return places._replace(run=RUN if root else places.own_run)

@@ -4,7 +4,10 @@ from typing import Final
 
 from capkeep.errors import EXIT_COMPLETE, EXIT_FINDINGS
 from capkeep.host.finding import Audit, Finding, Proven
+from capkeep.kernel.facts import Facts
+from capkeep.kernel.trial import SOCKET, WRITE
 from capkeep.plan import codec
+from capkeep.plan.model import Starter
 from capkeep.report.style import Style
 from capkeep.report.text import clean, clean_lines, fit, table
 
@@ -91,7 +94,9 @@ def _rooms(rooms: tuple[Proven, ...], style: Style) -> list[str]:
 
 def _row(proven: Proven) -> list[str]:
     grant, walls, facts = proven.grant, proven.walls, proven.facts
-    held = dict.fromkeys((*facts.effective, *facts.permitted, *facts.ambient, *facts.bounding))
+    launched = walls.starter is Starter.LAUNCHER
+    bounding = () if launched else facts.bounding
+    held = dict.fromkeys((*facts.effective, *facts.permitted, *facts.ambient, *bounding))
     other = [name for name in facts.interfaces if name != "lo"]
     needed = set(walls.namespaces)
     separated = set(facts.separated)
@@ -107,9 +112,20 @@ def _row(proven: Proven) -> list[str]:
         _cell("filter", "filter" if facts.seccomp == FILTERING else "NONE"),
         f"ABI {facts.landlock}" if facts.landlock else "none here",
         _cell(_words(needed), _words(needed - missing)) if missing else _words(separated),
-        "granted" if grant.network else _cell("none", _words(other)),
-        _mounts({*grant.writable, *walls.writable}, proven),
+        "granted" if grant.network else _network(facts, other),
+        _mounts({*grant.writable, *walls.writable}, proven) if not launched else _written(proven),
     ]
+
+
+def _network(facts: Facts, other: list[str]) -> str:
+    """What it has of one that was not granted; who can make no socket has none."""
+    return "no sockets" if SOCKET in facts.refused else _cell("none", _words(other))
+
+
+def _written(proven: Proven) -> str:
+    """Where Landlock lets it write, if it keeps it from anything."""
+    places = clean(" ".join(proven.grant.write))
+    return f"{places} by Landlock" if WRITE in proven.facts.refused else f"{places} → everywhere"
 
 
 def _mounts(allowed: set[str], proven: Proven) -> str:

@@ -34,8 +34,9 @@ def _row(proof: Proof) -> list[str]:
     return [
         clean(proof.room), clean(proof.process), uids[1] if len(uids) > 1 else "?",
         _capabilities(facts), "yes" if facts.get("no_new_privs") is True else "NO",
-        _seccomp(facts), _landlock(facts), _joined(facts, "separated"), _joined(facts, "interfaces"),
-        _joined(facts, "writable"),
+        _seccomp(facts), _landlock(facts), _joined(facts, "separated"),
+        "no sockets" if "socket" in _list(facts, "refused") else _joined(facts, "interfaces"),
+        "cache, by Landlock" if "write" in _list(facts, "refused") else _joined(facts, "writable"),
     ]  # fmt: skip
 
 
@@ -76,6 +77,11 @@ def proof_in_full(proofs: tuple[Proof, ...]) -> list[str]:
             ["interfaces", _joined(facts, "interfaces")],
             ["writable mounts", _joined(facts, "writable")],
             ["hidden in /proc", _joined(facts, "proc")],
+            *(
+                [["refused when tried", tried]]
+                if (tried := " ".join(_list(facts, "refused")))
+                else []
+            ),
             ["memory readable", _dumpable(facts)],
             *(["WEAKER", clean(weak)] for weak in proof.weaker),
         ]

@@ -1,9 +1,10 @@
 """The answerer: what a server's key starts on the host whose files are taken, and nothing else.
 
-sshd starts it as a login of its own that may do one thing: connect to one reader's door. It does that
-before it has read a byte of what the server says, then closes itself in: from there on it can open and
-start nothing, and reaches nothing but the reader and the server. It is the far end of the reader's wire,
-and carries all of it through its standard input and output, which are the connection.
+sshd starts it as a login of its own that may do one thing: connect to one reader's door, or start one
+reader by its launcher (`kernel/launcher.py`), where nobody opens doors. It does that before it has read
+a byte of what the server says, then closes itself in: from there on it can open and start nothing, and
+reaches nothing but the reader and the server. It is the far end of the reader's wire, and carries all of
+it through its standard input and output, which are the connection.
 """
 
 import os
@@ -17,7 +18,7 @@ from typing import Final
 from capkeep.errors import CapkeepError, Failure
 from capkeep.kernel import landlock, seccomp
 from capkeep.kernel.pipes import enlarge
-from capkeep.kernel.process import hide_memory
+from capkeep.kernel.process import hide_memory, spawn
 from capkeep.rooms.handover import Handover, is_handover, receive
 from capkeep.rooms.protocol import MAX_LINE, Message, ProtocolError, decode, encode
 from capkeep.rooms.pull.asked import request_of
@@ -32,7 +33,7 @@ ASK_SECONDS: Final = 25  # less than a silence that would end all
 
 
 def main() -> int:
-    """Its whole life; the last argument is the path of the reader's door."""
+    """Its whole life; the last argument is the path of the reader's door, or of its launcher."""
     hide_memory()
     door, why = _knock(sys.argv[-1])
     near, far = socket.socketpair()
@@ -53,6 +54,8 @@ def main() -> int:
 
 def _knock(path: str) -> tuple[socket.socket, str]:
     """A connection to the reader, or one to nobody and the reason why."""
+    if os.path.isfile(path):
+        return _start(path)
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     door.settimeout(CONNECT_SECONDS)
     try:
@@ -60,6 +63,20 @@ def _knock(path: str) -> tuple[socket.socket, str]:
     except OSError as error:
         return door, f"nobody opens the door of the reader: {error.strerror or error}"
     return door, ""
+
+
+def _start(launcher: str) -> tuple[socket.socket, str]:
+    """The same to a reader of our own, which is told nothing but by the connection.
+
+    It hears nothing of the server before it has closed itself in, and ends when we leave.
+    """
+    near, far = socket.socketpair()
+    with far:
+        try:
+            spawn((launcher,), env={}, stdin=far.fileno(), stdout=far.fileno(), stderr=-1)
+        except OSError as error:
+            return near, f"the reader's launcher cannot be run: {error.strerror or error}"
+    return near, ""
 
 
 class _Answer:

@@ -7,6 +7,7 @@ engine (which is confined further than the room before it starts, and whose outp
 import errno
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,13 +15,13 @@ from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from capkeep.errors import CapkeepError, Failure, StepError
-from capkeep.kernel import landlock, seccomp
+from capkeep.kernel import landlock, seccomp, trial
 from capkeep.kernel.facts import Facts, read_facts
 from capkeep.kernel.pipes import enlarge
 from capkeep.kernel.priority import limit_memory
 from capkeep.kernel.process import Child, hide_memory, interpreter, spawn
 from capkeep.plan import codec
-from capkeep.plan.model import Brief
+from capkeep.plan.model import Brief, Starter
 from capkeep.rooms.brief import read_brief
 from capkeep.rooms.engine import RunningEngine
 from capkeep.rooms.proof import HOW_WEAKENED, Judgement, judge
@@ -44,6 +45,8 @@ HANDOVER_SECONDS: Final = 10
 HOLD_SECONDS: Final = 600  # for the names of all snapshots
 PATIENCE_SECONDS: Final = 300.0  # with a caller, such as a pager, who does not take what is said
 TEXT_LIMIT: Final = 1 << 14  # characters; a path has at most 4096 bytes (PATH_MAX)
+
+NOBODY_S_HOME: Final = "/nonexistent"  # which only root could make
 
 NO_LANDLOCK: Final = (
     "this kernel, or a container around this host, offers no Landlock: a hostile engine could write"
@@ -128,7 +131,8 @@ class EngineRoom:
 
     def prove(self) -> None:
         """Tell the caller what the kernel says of this room. Raises StepError if it is weak."""
-        facts, judgement = self._proven("room", None)
+        facts = self._tried(read_facts(None, self.brief.host_namespaces))
+        facts, judgement = self._judged("room", facts)
         self._tell_proof("room", facts, judgement)
         if not facts.landlock:
             self.tell({"event": "warning", "text": NO_LANDLOCK})
@@ -160,11 +164,17 @@ class EngineRoom:
             )  # fmt: skip
         return facts, judgement
 
-    def _proven(self, process: str, pid: int | None) -> tuple[Facts, Judgement]:
-        """A process's kernel facts. Raises StepError, after telling them, if they are weak."""
-        return self._judged(process, read_facts(pid, self.brief.host_namespaces))
+    def _tried(self, facts: Facts) -> Facts:
+        """Of this very process, with what it was refused, where its walls are not to be read of."""
+        return facts._replace(refused=trial.refused()) if self.launched else facts
+
+    @property
+    def launched(self) -> bool:
+        """Whether it is in the machine's own namespaces (`host/launched.py`)."""
+        return self.brief.walls.starter is Starter.LAUNCHER
 
     def _judged(self, process: str, facts: Facts) -> tuple[Facts, Judgement]:
+        """What they are worth. Raises StepError, after telling them, if they are weak."""
         brief = self.brief
         judgement = judge(facts, brief.room, brief.walls, brief.mode, process)
         if judgement.weaker:
@@ -413,6 +423,7 @@ class EngineRoom:
         # An engine that was explicitly given the network keeps sockets, and nothing else.
         profile = seccomp.Profile.VAULT if grant.network else self.profile
         sealed = hook and grant.capabilities
+        profile = seccomp.Profile.LAUNCHED if self.launched else profile
         seccomp.install(seccomp.Profile.SEALED if sealed else profile)
 
     def _confine_lesser(self, lesser: Lesser) -> None:
@@ -453,6 +464,10 @@ class EngineRoom:
         facts_read, facts_write = os.pipe()
         enlarge(facts_read)
         keep = {FACTS_FD: facts_write}
+        if self.brief.room.grant.capabilities and env.get("HOME") in self.writable():
+            # What a program looks for at home may be code, and its cache is not its own alone: an
+            # engine taken over before, or another room of its user, could have left some there.
+            env = {**env, "HOME": NOBODY_S_HOME}
         wires = {HANDOVER_FD: self._handover, ORIGIN_FD: self._origin_handover}
         keep |= {fd: end.fileno() for fd, end in wires.items() if end and wired and not lesser}
         keep |= {GIVEN_FD: given} if given >= 0 else {}
@@ -504,17 +519,20 @@ class EngineRoom:
 
         def prepare() -> None:
             confine()
+            facts = self._tried(read_facts(None, host))
             with open(FACTS_FD, "wb") as pipe:
-                pipe.write(codec.dumps(read_facts(None, host)).encode("utf-8", "surrogateescape"))
+                pipe.write(codec.dumps(facts).encode("utf-8", "surrogateescape"))
 
         return prepare
 
     def _running(self, child: Child, held: tuple[Facts, Judgement]) -> tuple[Facts, Judgement]:
         """The engine's facts now that it is the engine; those from before if it has ended already."""
         try:
-            return self._proven("engine", child.pid)
+            facts = read_facts(child.pid, self.brief.host_namespaces)
         except OSError:
             return held
+        # What was tried before its exec stays so: neither Landlock nor a filter can be taken off.
+        return self._judged("engine", facts._replace(refused=held[0].refused))
 
     def heard(self) -> dict[int, Callable[[], None]]:
         """Whom to listen to while an engine runs."""
@@ -582,21 +600,21 @@ def serve(
     profile: seccomp.Profile,
     become: Callable[[Brief], Brief] | None = None,
     *,
+    read: Callable[[], Brief] = read_brief,
     patience: float | None = None,
 ) -> int:
     """A room's whole life: brief, proof, wire, one request, one result.
 
-    `become` changes the process before its proof, and says what is to be proven then; `patience` is as
-    `EngineRoom`'s.
+    `read` finds its brief. `become` changes the process before its proof, and says what is to be
+    proven then; `patience` is as `EngineRoom`'s.
     """
     hide_memory()
     try:
-        brief = read_brief()
+        brief = read()
         if become is not None:
             brief = become(brief)
     except StepError as error:
-        with Channel(socket.socket(fileno=CALLER_FD)) as caller:
-            caller.send({"event": "result", **failed(error.failure, str(error), error.hint)})
+        _tell_unstarted(error)
         return 1
     room = EngineRoom(brief, profile=profile, patience=patience)
     try:
@@ -609,6 +627,18 @@ def serve(
     return 0
 
 
+def _tell_unstarted(error: StepError) -> None:
+    """Why no room came to be, to its caller; on the log where there is no caller, as by hand."""
+    try:
+        sock = socket.socket(fileno=CALLER_FD)
+    except OSError:
+        hint = f" ({error.hint})" if error.hint else ""
+        print(f"capkeep: {error}{hint}", file=sys.stderr)
+        return
+    with Channel(sock) as caller, suppress(OSError):
+        caller.send({"event": "result", **failed(error.failure, str(error), error.hint)})
+
+
 def _answer(
     room: EngineRoom, actions: Mapping[str, Callable[[EngineRoom, Message], Message]]
 ) -> Message:
@@ -616,7 +646,8 @@ def _answer(
     try:
         room.open_wire()
         servers = room.brief.room.grant.servers
-        seccomp.install(seccomp.Profile.HOST if servers else seccomp.Profile.ROOM)
+        own = seccomp.Profile.ALONE if room.launched else seccomp.Profile.ROOM
+        seccomp.install(seccomp.Profile.HOST if servers else own)
         room.prove()
         request = room.request()
         action = actions.get(str(request.get("action")))

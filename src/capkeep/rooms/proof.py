@@ -7,6 +7,7 @@ away or a capability that was lost shows here, before an engine starts.
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from capkeep.kernel import trial
 from capkeep.kernel.facts import OVERFLOW_ID, Facts
 from capkeep.plan.model import Grant, Mode, Room, Starter, Walls
 
@@ -90,10 +91,13 @@ def weaknesses(
     """All of them, whatever is accepted."""
     grant = room.grant
     yield from _identity(facts, grant, mode)
-    yield from _capabilities(facts, grant)
+    yield from _capabilities(facts, grant, walls)
     yield from _confinement(facts, walls, process)
     yield from _namespaces(facts, walls, process)
-    yield from _reach(facts, grant, walls)
+    if walls.starter is Starter.LAUNCHER:
+        yield from _in_sight(facts)
+    else:
+        yield from _reach(facts, grant, walls)
 
 
 def _identity(facts: Facts, grant: Grant, mode: Mode) -> Iterator[Weakness]:
@@ -110,7 +114,7 @@ def _identity(facts: Facts, grant: Grant, mode: Mode) -> Iterator[Weakness]:
         yield Weakness("SupplementaryGroups", f"is in groups not granted: {_numbers(extra)}")
 
 
-def _capabilities(facts: Facts, grant: Grant) -> Iterator[Weakness]:
+def _capabilities(facts: Facts, grant: Grant, walls: Walls) -> Iterator[Weakness]:
     granted = set(grant.capabilities)
     sets = {
         "inheritable": facts.inheritable,
@@ -119,6 +123,9 @@ def _capabilities(facts: Facts, grant: Grant) -> Iterator[Weakness]:
         "bounding": facts.bounding,
         "ambient": facts.ambient,
     }
+    if walls.starter is Starter.LAUNCHER:
+        # A launcher may not shrink it (CAP_SETPCAP); with no_new_privs no program gains from it.
+        del sets["bounding"]
     for name, found in sets.items():
         directive = "CapabilityBoundingSet" if name == "bounding" else "AmbientCapabilities"
         if missing := granted - set(found):
@@ -146,6 +153,16 @@ def _namespaces(facts: Facts, walls: Walls, process: str) -> Iterator[Weakness]:
             continue
         how = "is the host's" if name in known else "cannot be read"
         yield Weakness(NAMESPACES.get(name, name), f"the {name} namespace {how}")
+
+
+def _in_sight(facts: Facts) -> Iterator[Weakness]:
+    """In the machine's own namespaces: what Landlock and the filter keep it from, as it was tried."""
+    if trial.WRITE not in facts.refused:
+        yield Weakness("Landlock", "Landlock does not keep it from writing")
+    if trial.READ not in facts.refused:
+        yield Weakness("Landlock", "Landlock does not keep it from files that are not its job's")
+    if trial.SOCKET not in facts.refused:
+        yield Weakness("SystemCallFilter", "it can make sockets, and so has the network")
 
 
 def _reach(facts: Facts, grant: Grant, walls: Walls) -> Iterator[Weakness]:

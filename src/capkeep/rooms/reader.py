@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -22,8 +22,9 @@ from capkeep.engines.causes import cause_of_errno
 from capkeep.errors import EXIT_PARTIAL, Failure, StepError
 from capkeep.kernel import mounts, seccomp
 from capkeep.kernel.facts import OVERFLOW_ID
-from capkeep.plan.model import Job, Mode, job_tag, stream_path, stream_tag
+from capkeep.plan.model import Brief, Job, Mode, Starter, job_tag, stream_path, stream_tag
 from capkeep.rooms.base import EngineRoom, option, serve
+from capkeep.rooms.brief import read_brief
 from capkeep.rooms.calls import Caller
 from capkeep.rooms.plain import opened
 from capkeep.rooms.probe import probe
@@ -42,10 +43,10 @@ CLOCK_TOLERANCE: Final = 5 * 10**9  # nanoseconds by which a clock may be put ri
 KINDS: Final = {stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 
-def main() -> int:
-    """A reader's whole life."""
+def main(read: Callable[[], Brief] = read_brief) -> int:
+    """A reader's whole life; `read` finds its brief."""
     actions = {"backup": backup, "stream": stream, "sums": sums, "probe": look_around}
-    return serve(actions, seccomp.Profile.READ)
+    return serve(actions, seccomp.Profile.READ, read=read)
 
 
 def _tell_kept(room: EngineRoom, job: Job) -> None:
@@ -215,7 +216,7 @@ def sums(room: EngineRoom, request: Message) -> Message:
 def _visible(room: EngineRoom, engine: Engine, job: Job) -> Job:
     """The job as the engine gets it: sources that exist, the canary among them.
 
-    Where the view cannot leave mounts out (user mode) excludes do.
+    Where no view leaves mounts out (user mode, launchers) excludes do.
     """
     include = [p for p in job.include if os.path.lexists(room.seen(p))]
     if not include:
@@ -224,7 +225,8 @@ def _visible(room: EngineRoom, engine: Engine, job: Job) -> Job:
         )
     if job.canary and not any(is_at_or_below(job.canary, p) for p in include):
         include.append(job.canary)
-    shown = room.brief.left_out if room.brief.mode is Mode.USER else ()
+    whole = room.brief.mode is Mode.USER or room.brief.walls.starter is Starter.LAUNCHER
+    shown = room.brief.left_out if whole else ()
     exclude = (
         *job.exclude,
         *(f"{engine.literal(point)}/*" for point, _ in shown),

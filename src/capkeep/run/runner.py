@@ -112,7 +112,7 @@ def _serve(brief: Brief, caller: Caller, request: Message, after: Aftermath) -> 
             caller.tell({"event": "result", "failure": None})
             return EXIT_COMPLETE
         _refuse_weak(proof)
-        plan = load_plan(brief.places)
+        plan = load_plan(brief.places, in_room=True)
         walk = Walk(plan, caller, proof, brief.peer_uid, after)
         return answer(plan, walk, brief, request)
     except CapkeepError as error:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from capkeep.guest.rdiff.backup import counts
-from capkeep.guest.rdiff.library import NEW, Contents, Repository, stamp
+from capkeep.guest.rdiff.library import NEW, Contents, Repository, session_id, stamp
 from capkeep.guest.rdiff.wire import (
     BATCH,
     PIECE,
@@ -28,11 +28,6 @@ from capkeep.guest.rdiff.wire import (
 
 DAMAGED_TOLD: Final = 1000
 LATEST: Final = "latest"
-
-
-def session_id(when: int) -> str:
-    """A session's name: its second, in the eight digits that every id of a snapshot begins with."""
-    return f"{when:08x}"
 
 
 def init(end: Pipes, path: bytes, _request: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ from capkeep.guest.rdiff.library import (
     Repository,
     await_new_second,
     drop_unfinished,
+    session_id,
     stamp,
     to_rorp,
 )
@@ -116,7 +117,7 @@ class _Session:
                 "the session before did not come to its end, and was taken back first"
             )
         found = counts(repository, now)
-        self.added = Added(max(0, found.get("bytes_stored", 0)), f"{now:08x}")
+        self.added = Added(max(0, found.get("bytes_stored", 0)), session_id(now))
         return {
             "summary": {"time": now, **found},
             "unkept": self._unkept, "warnings": self._warnings,

@@ -416,6 +416,11 @@ def _job_of(note: dict[str, object]) -> str:
     return f"{' '.join(own or words)} on {note.get('host')}"
 
 
+def session_id(when: int) -> str:
+    """A session's name: its second, in the eight digits that every id of a snapshot begins with."""
+    return f"{when:08x}"
+
+
 def stamp(when: int) -> str:
     """A session's time for people and programs."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
