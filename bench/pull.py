@@ -3,9 +3,10 @@
 20,000 small files (180 MB, six owners) and 1 GiB in large ones, on two booted Debian 13 machines. The
 script of bench/sshfs.py, and `capkeep run` on the server, take turns; each number is the median time of
 the script divided by that of capkeep, so more is better. `a_first`, `a_unchanged`: small files with restic,
-both machines on one loopback; `a_borg_…`: with borg; `…_2ms`: with 2 ms for the way there and back;
-`a_large`: the first pull of the large ones. `rtt_ms`, `rtt_2ms_ms`: what the way took, as measured.
-An argument is the number of rounds.
+both machines on one loopback; `a_borg_…`: with borg; `b_…`: with restic, by way of the target's
+sftp-server; `…_2ms`: with 2 ms for the way there and back; `a_large`: the first pull of the large ones.
+`workers_2`, `workers_4`: eight targets, 2,500 small files each, 2 ms away, by one worker divided by so
+many. `rtt_ms`, `rtt_2ms_ms`: what the way took, as measured. An argument is the number of rounds.
 """
 
 import contextlib
@@ -26,15 +27,19 @@ SUITE: Final = "trixie"
 SECONDS: Final = 1200  # for one pull
 ONE_WAY: Final = 0.0009  # seconds; the process that carries the frames adds the rest of 1 ms
 SMALL: Final = (Pull("small", "small", "restic", ("/srv/small",)),
-                Pull("borg", "borg", "borg", ("/srv/small",)))  # fmt: skip
+                Pull("borg", "borg", "borg", ("/srv/small",)),
+                Pull("sftp", "sftp", "restic", ("/srv/small",), "sftp"))  # fmt: skip
 LARGE: Final = (Pull("large", "large", "restic", ("/srv/large",)),)
+EIGHT: Final = tuple(Pull(f"part{n}", "eight", "restic", ("/srv/part",)) for n in range(8))
+WORKERS: Final = (1, 2, 4)
+SIDES: Final = {"a": "small", "a_borg": "borg", "b": "sftp"}  # whose time, by what it is called
 FILL: Final = """
 import os, random
 chance = random.Random(4711)
 owners = (0, 1, 33, 1000, 1001, 70000)
 modes = (0o644, 0o600, 0o640, 0o400, 0o755, 0o000)
-for n in range(20_000):
-    folder = f"/srv/small/{n // 100:03}"
+for n in range(22_500):
+    folder = f"/srv/{'small' if n < 20_000 else 'part'}/{n // 100:03}"
     os.makedirs(folder, exist_ok=True)
     path = f"{folder}/file-{n}"
     with open(path, "wb") as file:
@@ -82,13 +87,16 @@ def main() -> None:
     with _joined(0.0) as hosts:
         numbers["rtt_ms"] = _round_trip(hosts)
         small = _measure(hosts, SMALL, rounds)
-        numbers |= _ratios(small, "a", "small", "") | _ratios(small, "a_borg", "borg", "")
+        for key, side in SIDES.items():
+            numbers |= _ratios(small, key, side, "")
         large = _measure(hosts, LARGE, rounds)
         numbers["a_large"] = _ratios(large, "a", "large", "")["a_first"]
     with _joined(ONE_WAY) as hosts:
         numbers["rtt_2ms_ms"] = _round_trip(hosts)
         far = _measure(hosts, SMALL, rounds)
-        numbers |= _ratios(far, "a", "small", "_2ms") | _ratios(far, "a_borg", "borg", "_2ms")
+        for key, side in SIDES.items():
+            numbers |= _ratios(far, key, side, "_2ms")
+        numbers |= _workers(hosts, rounds)
     result(**numbers, rounds=rounds)
 
 
@@ -110,7 +118,9 @@ def _joined(seconds: float) -> Iterator[Pair]:
             stack.enter_context(link)
         target.ok("python3", "-c", FILL, seconds=SECONDS)
         hosts = Pair(server, target, link)
-        pulled.set_up(hosts, (*SMALL, *LARGE))
+        pulled.set_up(hosts, (*SMALL, *LARGE, *EIGHT))
+        target.write("/root/enrol", server.ok("capkeep", "enroll", "sftp", "--print"))
+        target.ok("sh", "/root/enrol", seconds=60)
         sshfs.prepare(server, target)
         yield hosts
 
@@ -146,6 +156,23 @@ def _measure(hosts: Pair, pulls: tuple[Pull, ...], rounds: int) -> tuple[Times, 
     return first, unchanged
 
 
+def _workers(hosts: Pair, rounds: int) -> dict[str, float]:
+    """How many times as long one worker takes as several do, for first pulls of eight targets."""
+    times: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+    for number in range(rounds):
+        for workers in WORKERS[:: -1 if number % 2 else 1]:
+            text = pulled.on_server(hosts, (*SMALL, *LARGE, *EIGHT))
+            text = text.replace("[pull]\n", f"[pull]\nparallel = {workers}\n")
+            hosts.server.write("/etc/capkeep/capkeep.toml", text)
+            hosts.server.ok("capkeep", "apply", seconds=120)
+            _afresh(hosts, EIGHT)
+            hosts.server.ok("sync")
+            times[workers].append(milliseconds(lambda: _run(hosts, "eight")) / 1000)
+        say(f"round {number + 1}: eight targets, seconds by workers: {times}")
+    median = {workers: statistics.median(taken) for workers, taken in times.items()}
+    return {f"workers_{n}": median[1] / median[n] for n in WORKERS[1:]}
+
+
 def _run(hosts: Pair, job: str) -> None:
     hosts.server.ok("capkeep", "run", job, seconds=SECONDS)
 
@@ -154,8 +181,7 @@ def _afresh(hosts: Pair, pulls: tuple[Pull, ...]) -> None:
     """Empty repositories and caches, for everybody."""
     sshfs.empty(hosts.server)
     for pull in pulls:
-        engine, _, target = pull.repository.partition(".")
-        hosts.server.ok("sh", "-c", EMPTY, "sh", f"/srv/{engine}/{target}")
+        hosts.server.ok("sh", "-c", EMPTY, "sh", f"/srv/{pull.repository.replace('.', '/')}")
         hosts.server.ok("capkeep", "init", pull.repository, seconds=120)
     for machine in (hosts.server, hosts.target):  # what is in each room's own
         machine.ok("find", "/var/cache/capkeep", "-mindepth", "2", "-delete")

@@ -26,12 +26,13 @@ REPOSITORIES: Final = {
 
 
 class Pull(NamedTuple):
-    """What is taken: the server's name for the target, by which engine, what, and for which job."""
+    """What is taken: the server's name for the target, by which engine, what, for which job, and how."""
 
     target: str
     job: str
     engine: str = "restic"
     include: tuple[str, ...] = INCLUDE
+    way: str = "engine"
 
     @property
     def full_job(self) -> str:
@@ -147,9 +148,9 @@ def identity(hosts: Pair, target: str) -> str:
 
 
 def on_target(hosts: Pair, pulls: tuple[Pull, ...]) -> str:
-    """Who may ask for what, there."""
+    """Who may ask for what, there; who comes through sftp-server asks nobody."""
     text = ""
-    for pull in pulls:
+    for pull in (p for p in pulls if p.way == "engine"):
         key = hosts.server.read(f"{identity(hosts, pull.target)}.pub").strip()
         text += f'[repositories.by-{pull.target}]\nengine = "{pull.engine}"\npulled-by = "{key}"\n'
         text += f'[jobs.{pull.target}]\nrepositories = ["by-{pull.target}"]\n'
@@ -163,7 +164,7 @@ def on_server(hosts: Pair, pulls: tuple[Pull, ...], address: str = ADDRESSES[1])
     text = f'[pull]\nidentity = {{ file = "{identity(hosts, pulls[0].target)}" }}\n\n'
     for pull in pulls:
         text += f'[targets.{pull.target}]\nhost = "{address}"\nhost-key = "{host_key}"\n'
-        text += f'groups = ["{pull.job}"]\n'
+        text += f'groups = ["{pull.job}"]\nway = "{pull.way}"\n'
         if pull is not pulls[0]:
             text += f'identity = {{ file = "{identity(hosts, pull.target)}" }}\n'
     for engine in dict.fromkeys(pull.engine for pull in pulls):

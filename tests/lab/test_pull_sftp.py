@@ -16,7 +16,7 @@ printf -- '-%s\n' 'get /root/.ssh/authorized_keys /run/got' 'put /etc/hostname /
     'put /etc/hostname /dev/shm/new' | sftp -q -b - -i "$1" \
     -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "capkeep-sftp@$2" 2>&1
 """
-PULLS = (Pull("web1", "hosts"),)
+PULLS = (Pull("web1", "hosts", way="sftp"),)
 
 
 def test_a_target_without_capkeep_is_enrolled_and_pulled() -> None:
@@ -25,10 +25,8 @@ def test_a_target_without_capkeep_is_enrolled_and_pulled() -> None:
         server.ok("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
         target.write("/root/.ssh/authorized_keys", server.read("/root/.ssh/id_ed25519.pub"), 0o600)
         target.ok("sh", "-c", "useradd -u 80000 faraway; chown faraway /srv/data/random")
-        written = pulled.on_server(hosts, PULLS)
-        config = written.replace("[targets.web1]\n", '[targets.web1]\nway = "sftp"\n')
         server.write("/etc/capkeep/secrets/pulled", f"{pulled.PASSWORD}\n", 0o600)
-        server.write("/etc/capkeep/capkeep.toml", config)
+        server.write("/etc/capkeep/capkeep.toml", pulled.on_server(hosts, PULLS))
         server.ok("capkeep", "apply", seconds=120)
         server.ok("capkeep", "enroll", "web1", seconds=180)
         server.ok("capkeep", "init", seconds=120)
