@@ -30,8 +30,8 @@ ALONE = ("setuid-program", "capable-program", "fill-disk", "silence-the-vault")
 DISK = 24 << 20  # bytes of the disk that is filled; the room must leave half of it free
 CONTROLS = ("without", "root", "today")
 ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "notifier", "dumper", "hook",
-         "prover", "copier", "giver", "puller", "user")  # fmt: skip
-RUN_AS = {"without": "reader", "giver": "viewer"}  # columns that have no user of their own
+         "prover", "copier", "giver", "puller", "link", "user")  # fmt: skip
+RUN_AS = {"without": "reader", "giver": "viewer", "link": "puller"}  # columns that have no user of their own
 # Of a target that nobody asks: any public key.
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEUu+lVRxuM5N190YfYm7E1kv27Bhh0p/aapXxNRNF7j"
 LENT = {"dumper": "games", "hook": "daemon"}  # whom the configuration names; ours have no names
@@ -221,13 +221,17 @@ identity = {{ file = "{self.base}/etc/secrets/repo" }}
 [targets.away]
 host-key = "{HOST_KEY}"
 
+[targets.bare]
+way = "sftp"
+host-key = "{HOST_KEY}"
+
 [repositories.pulled]
 engine = "restic"
 location = "{self.base}/repositories/{{target}}"
 password = {{ file = "{self.base}/etc/secrets/repo" }}
 
 [jobs.pull]
-targets = ["away"]
+targets = ["away", "bare"]
 repositories = ["pulled"]
 include = ["/etc"]
 """
@@ -296,7 +300,7 @@ include = ["/etc"]
             return lambda targets, uid, stack: self._without(column, targets, uid, stack)
         if column == "user":
             return self._as_user
-        if column in ("vault", "runner", "notifier", "puller"):
+        if column in ("vault", "runner", "notifier", "puller", "link"):
             return lambda targets, uid, stack: self._in_place_of(column, targets, uid, stack)
         return lambda targets, uid, stack: self._as_engine(column, targets, uid, stack)
 
@@ -400,7 +404,7 @@ include = ["/etc"]
     def _in_place_of(
         self, column: str, targets: dict[str, str], uid: int, stack: contextlib.ExitStack
     ) -> "Ran":
-        """In place of what a vault or a puller starts (rclone, ssh), or of the runner's own program."""
+        """In place of what a room with the network starts (rclone, ssh), or of the runner's own program."""
         room = self.room(RoomKind(column))
         if column == "vault":
             own = next(p for p in room.grant.write if p != self.repository)

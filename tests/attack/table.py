@@ -42,6 +42,15 @@ GRANTED: dict[tuple[str, str], str] = {
     ("puller", "signal-process"): "of its own room alone",
     ("puller", "signal-by-thread-and-queue"): "of its own room alone",
     ("puller", "fill-disk"): "it has a place for ssh's notes; it stops itself, ssh could not be stopped",
+    ("link", "tcp-to-loopback"): "reaching its target needs the network",
+    ("link", "tcp-to-address"): "reaching its target needs the network",
+    ("link", "tcp-over-ipv6"): "reaching its target needs the network",
+    ("link", "udp"): "finding its target's address needs the network",
+    ("link", "listen-for-others"): "what has the network may also listen on it",
+    ("link", "open-a-door-in-cache"): "ssh's agent has one there; nobody else may pass the directory",
+    ("link", "signal-process"): "of its own room alone",
+    ("link", "signal-by-thread-and-queue"): "of its own room alone",
+    ("link", "fill-disk"): "it has a place for ssh's notes; it stops itself, ssh could not be stopped",
     ("dumper", "open-a-door-in-cache"): "it asks its server over a unix socket; nobody else may pass the directory",
     ("dumper", "fill-processes"): "its limit is that of all its user's processes on this host, a busy server included",
     ("dumper", "fill-threads"): "its limit is that of all its user's processes on this host, a busy server included",
@@ -65,7 +74,7 @@ INTRODUCTION = """\
 # What a hostile engine gets
 
 `make attack-table` puts a hostile program in the engine's place of every room (in place of rclone in
-the vault, of ssh in the puller, of its own program in the runner and the notifier, of the command in the rooms of a dump and of
+the vault, of ssh in the puller and the link, of its own program in the runner and the notifier, of the command in the rooms of a dump and of
 a hook, which have one directory to write in and nothing else) and lets it try everything below. What it
 says it got is checked from outside; **yes** is when either of the two says so.
 

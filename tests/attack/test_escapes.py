@@ -20,7 +20,7 @@ STOPPED_BY_HOST = {
 }  # fmt: skip
 SEEN_BY_STEALING = {"kernel-socket", "vm-socket", "crypto-socket", "packet-socket"}
 # What only a newer Landlock stops: the table for people says the same, layer by layer.
-NEEDS_SCOPES = {(room, "abstract-socket") for room in ("vault", "notifier", "puller")}
+NEEDS_SCOPES = {(room, "abstract-socket") for room in ("vault", "notifier", "puller", "link")}
 NEEDS_LANDLOCK = {
     ("reader", "write-to-fifo"),
     ("user", "write-to-fifo"),

@@ -29,7 +29,7 @@ BORROWED = "from tests.attack.hostile import"  # a line of it that only its read
 # Users without names, of this run alone: two runs on one machine do not see each other.
 _FIRST = 1_000_000 + secrets.randbelow(100_000) * 16
 _NAMES = ("reader", "vault", "keeper", "viewer", "restorer", "runner", "today", "other", "user",
-          "notifier", "dumper", "hook", "prover", "copier", "puller")  # fmt: skip
+          "notifier", "dumper", "hook", "prover", "copier", "puller", "mounter")  # fmt: skip
 UIDS = {name: _FIRST + i for i, name in enumerate(_NAMES)}
 SUBORDINATE = 1 << 30 | _FIRST // 16 << 16 & 0x3FFF0000  # ids of the prover's, likewise
 LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
