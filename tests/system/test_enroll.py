@@ -18,6 +18,7 @@ from capkeep.errors import StepError
 from capkeep.host import admin_ssh, enroll
 from capkeep.host.admin_ssh import Way
 from capkeep.host.enroll_script import Enrolment, Ground, script
+from capkeep.kernel import landlock
 from tests.engines import restic_programs
 from tests.rooms.test_vault_engines import running
 from tests.rooms.vaultkit import free_port
@@ -101,7 +102,7 @@ class Target(Host):
 
     def __init__(self, base: Path) -> None:
         super().__init__(base, "own")
-        self.ground = Ground(f"{base}/etc", f"{base}/opt")
+        self.ground = Ground(f"{base}/etc", f"{base}/opt", f"{base}/systemd")  # which is not there
         (base / "opt/bin").mkdir(parents=True)
         words = " ".join(f"{k}='{v}'" for k, v in self.environment.items() if k != "PATH")
         program = base / "opt/bin/capkeep"
@@ -111,8 +112,8 @@ class Target(Host):
         program.chmod(0o755)
         self.configure(TARGET.format(prefix=PREFIX, base=base))
 
-    def run(self, enrolment: Enrolment, **kinds: bool) -> Said:
-        text = script(enrolment, capkeep.__version__, ground=self.ground, **kinds)
+    def run(self, enrolment: Enrolment, start: str = "", **kinds: bool) -> Said:
+        text = script(enrolment, capkeep.__version__, ground=self.ground, start=start, **kinds)
         done = subprocess.run(["/bin/sh", "-s"], input=text.encode(), capture_output=True,
                               timeout=SECONDS, check=False, cwd="/")  # fmt: skip
         return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -184,9 +185,10 @@ def test_a_target_is_enrolled_again_and_removed(server: Host, target: Target) ->
     shown = target.run(made, dry_run=True)
     assert (shown.code, target.drop_in.exists()) == (0, False), shown
     assert "+pulled-by = " in shown.out
-    for _ in range(2):
+    for said in ("who starts the rooms stays as it is", "systemd runs this host"):
         done = target.run(made)
-        assert done.code == 0, done
+        assert (done.code, said in done.out) == (0, True), done
+        (target.base / "systemd").mkdir(exist_ok=True)
         assert "backup1.example.org may come" in done.out
         assert key_of(server) in target.keys.read_text()
         assert 'reader-backup1-hosts-backup1.sock" ' in target.keys.read_text()
@@ -198,6 +200,48 @@ def test_a_target_is_enrolled_again_and_removed(server: Host, target: Target) ->
     assert not target.drop_in.exists()
     assert not target.keys.exists()
     assert [p.name for p in target.drop_in.parent.iterdir()] == []
+    (target.base / "systemd").rmdir()
+
+
+def test_a_target_without_systemd_gets_launchers(place: Path) -> None:
+    """Where they work and nothing else is there, unless it is asked for something else."""
+    target = Target(place / "bare-target")
+    own = TARGET.format(prefix=PREFIX, base=target.base).partition("[repositories")[0]
+    target.configure(own)
+    made = Enrolment(
+        name="backup1", server="backup1", target="web1", job="backup1-hosts", engine="restic",
+        key=(place / "admin.pub").read_text().strip(), include=(str(target.base / "source"),),
+    )  # fmt: skip
+    start = target.base / "etc/conf.d/enrolled-start.toml"
+    works = bool(landlock.abi())
+
+    def enrolled(said: str, starter: str, asked: str = "") -> None:
+        done = target.run(made, asked)
+        assert (done.code, said in done.out) == (0, True), done
+        assert json.loads((target.base / "state/plan.json").read_text())["starter"] == starter
+        place = "/state/launchers/reader-" if starter == "launcher" else "/run/reader-"
+        assert place in target.keys.read_text()
+
+    try:
+        assert not start.exists()
+        shown = target.run(made, dry_run=True)
+        assert f'would write start = "launcher" to {start}' in shown.out, shown
+        if works:
+            enrolled(
+                f'wrote {start}: start = "launcher" (systemd does not run this host)', "launcher"
+            )
+        else:
+            enrolled("neither systemd nor launchers work here", "doors")
+        enrolled('start = "doors" (as asked for)', "doors", "doors")
+        enrolled("as it is written here", "doors")
+        refused = target.run(made, "systemd")
+        assert refused.code == 1, refused
+        assert 'start = "doors"' in start.read_text()
+        assert target.run(made, remove=True).code == 0
+        assert list(start.parent.iterdir()) == []
+    finally:
+        target.run(made, remove=True)
+        target("remove")
 
 
 def test_what_cannot_be_applied_leaves_what_was_there(server: Host, target: Target) -> None:
