@@ -114,9 +114,11 @@ class Target(Host):
         program.chmod(0o755)
         self.configure(TARGET.format(prefix=PREFIX, base=base))
 
-    def run(self, enrolment: Enrolment, start: str = "", **kinds: bool) -> Said:
+    def run(
+        self, enrolment: Enrolment, start: str = "", before: tuple[str, ...] = (), **kinds: bool
+    ) -> Said:
         text = script(enrolment, capkeep.__version__, ground=self.ground, start=start, **kinds)
-        done = subprocess.run(["/bin/sh", "-s"], input=text.encode(), capture_output=True,
+        done = subprocess.run([*before, "/bin/sh", "-s"], input=text.encode(), capture_output=True,
                               timeout=SECONDS, check=False, cwd="/")  # fmt: skip
         return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -226,6 +228,10 @@ def test_a_target_without_systemd_gets_launchers(place: Path) -> None:
 
     try:
         assert not start.exists()
+        bare = 'mount --bind /dev/null /usr/bin/bwrap; exec "$@"'
+        lacking = target.run(made, before=("unshare", "--mount", "sh", "-ec", bare, "sh"))
+        assert (lacking.code, "install bubblewrap" in lacking.err) == (1, True), lacking
+        assert not target.drop_in.exists()
         shown = target.run(made, dry_run=True)
         assert f'would write start = "launcher" to {start}' in shown.out, shown
         if works:

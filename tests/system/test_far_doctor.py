@@ -62,6 +62,14 @@ def test_programs_get_nothing_where_launchers_would_be() -> None:
     assert found[Way.DOORS].used
 
 
+def test_a_program_that_is_not_there() -> None:
+    script = 'mount --bind /dev/null /usr/bin/bwrap; exec "$@"'
+    found = ways(*APART, script, "sh")
+    assert "/usr/bin/bwrap is not there" in said(found[Way.DOORS])
+    assert "/usr/bin/bwrap is not there" in said(found[Way.LAUNCHER])
+    assert found[Way.FILE].state is State.WORKS
+
+
 def test_a_line_of_pam_that_logins_never_get_to(tmp_path: Path) -> None:
     services = tmp_path / "pam.d"
     services.mkdir()
@@ -78,7 +86,7 @@ def test_who_is_not_root_tells_what_he_can_see() -> None:
         "only root can try it",
     )
     assert found[Way.USER].state is State.WORKS
-    assert [way for way in found.values() if way.used][0].state is not State.WORKS
+    assert next(way for way in found.values() if way.used).state is not State.WORKS
 
 
 def test_nothing_is_left_there() -> None:

@@ -246,7 +246,13 @@ choose_start() {
   else
     case $("$capkeep" doctor </dev/null || :) in
       *"launcher: works"*) write_start launcher "systemd does not run this host" ;;
-      *) say "neither systemd nor launchers work here (see: capkeep doctor): capkeep doors must run" ;;
+      *)
+        if [ ! -x /usr/bin/bwrap ]; then
+          say "bubblewrap is missing: apt-get install bubblewrap" >&2
+          return 1
+        fi
+        say "neither systemd nor launchers work here (see: capkeep doctor): capkeep doors must run"
+        ;;
     esac
   fi
 }

@@ -102,16 +102,20 @@ landlock() {
 # A program that nobody else finds, and that has no name any more when it is run.
 marked_program() {
   folder=$(mktemp -d "$place/capkeep-doctor-XXXXXX") || return
-  cp /usr/bin/grep "$folder/program" && chmod 0755 "$folder/program"
-  if command -v setcap >/dev/null; then try mark setcap cap_dac_read_search=ep "$folder/program"
-  elif command -v python3 >/dev/null; then
-    try mark python3 -I -c "$mark_program" "$folder/program" "$mark"
+  if cp /usr/bin/grep "$folder/program" && chmod 0755 "$folder/program"; then
+    if command -v setcap >/dev/null; then try mark setcap cap_dac_read_search=ep "$folder/program"
+    elif command -v python3 >/dev/null; then
+      try mark python3 -I -c "$mark_program" "$folder/program" "$mark"
+    fi
+    exec 9<"$folder/program"
+    rm -rf "$folder"
+    as_nobody try marked
+    exec 9<&-
   fi
-  exec 9<"$folder/program"
   rm -rf "$folder"
-  as_nobody try marked
-  exec 9<&-
 }
+
+can_try() { [ -x /usr/bin/grep ] && [ -z "$(needed missing)" ]; }
 
 only_root() {
   if command -v unshare >/dev/null; then
@@ -122,9 +126,11 @@ only_root() {
     try "namespace net" unshare --net true
     try mounts unshare --mount mount -t tmpfs -o nosuid,nodev tmpfs /tmp
   fi
-  room try room
-  own_room_as_nobody try own_room
-  marked_program
+  if can_try; then
+    room try room
+    own_room_as_nobody try own_room
+  fi
+  if [ -x /usr/bin/setpriv ] && [ -x /usr/bin/grep ]; then marked_program; fi
   if [ -x /usr/sbin/sshd ]; then try sshd /usr/sbin/sshd -T -C "$spec"; fi
 }
 
@@ -148,7 +154,7 @@ main() {
   modules there | tell modules
   marked inheriting | tell inheriting
   value groups "$(id -nG "$login" 2>/dev/null)"
-  if [ "$(id -u)" = 0 ]; then only_root; else own_room try own_room; fi
+  if [ "$(id -u)" = 0 ]; then only_root; elif can_try; then own_room try own_room; fi
 }
 main
 """

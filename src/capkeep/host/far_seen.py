@@ -37,7 +37,10 @@ NAMESPACE: Final = "try namespace "
 KNOWN: Final = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EINVAL, errno.ENOSYS)
 SIGNALS: Final = 124  # exit codes from here on: no answer in time, or a signal
 MASK: Final = 16  # digits
+LINE: Final = 5000  # characters of a path and its capabilities
 WHOLE: Final = "4294967295"
+# getcap(8), older and newer: both "effective" and inheritable, as `ei`.
+GETCAP: Final = re.compile(r"(.*?)(?: =)? \S*cap_dac_read_search\S*[=+](?:ei|eip)$")
 LANDLOCK: Final = (5, 13)  # the first Linux with it
 
 Told = Mapping[str, str]
@@ -143,9 +146,11 @@ def _tried(told: Told, name: str) -> tuple[int, str] | None:
 def _number(told: Told, name: str) -> int | None:
     """As an error's number what a program says of what it could not do; 0 if it could."""
     tried = _tried(told, name)
-    if tried is None or tried[0] == 0:
-        return None if tried is None else 0
+    if tried is None:
+        return None
     code, said = tried
+    if code == 0:
+        return 0
     found = (number for number in KNOWN if os.strerror(number) in said)
     return next(found, KILLED if code >= SIGNALS else errno.EPERM)
 
@@ -219,10 +224,8 @@ def _pam(told: Told, login: str) -> Pam | None:
     if not texts:
         return None
     config = f"file {CONFIG}"
-    said = (line.rpartition(" ") for line in told["inheriting"].splitlines())
-    marked = (
-        place for place, _, mark in said if "cap_dac_read_search" in mark and "i" in mark[-3:]
-    )
+    said = (line for line in told["inheriting"].splitlines() if len(line) <= LINE)
+    marked = (found[1] for line in said if (found := GETCAP.match(line)))
     asked = _tried(told, "try sshd")
     answers = asked is not None and asked[0] == 0
     return Pam(
@@ -230,6 +233,6 @@ def _pam(told: Told, login: str) -> Pam | None:
         texts=texts,
         configs={CONFIG: told[config]} if config in told else {},
         users=((login, tuple(told["groups"].split())),),
-        launchers=tuple(place.removesuffix(" =") for place in marked),
+        launchers=tuple(marked),
         use_pam="yes" in sshd.parse(asked[1]).get("usepam", ()) if asked and answers else None,
     )
