@@ -139,6 +139,7 @@ def plant(cache: Path) -> Path:
 
 def test_the_reader_alone_has_the_capability_and_proves_its_walls(home: Launched) -> None:
     said = events(home, "run", "--dry-run")
+    assert ended(said)["outcome"] == "complete", said
     proofs = [m for m in said if m["event"] == "proof"]
     held = {}
     for proof in proofs:

@@ -174,7 +174,7 @@ def _landlock(told: Told) -> int:
     if found:
         return max(0, int(found))
     version = re.match(r"(\d+)\.(\d+)", told["kernel"])
-    return int(bool(version) and (int(version[1]), int(version[2])) >= LANDLOCK) if version else 0
+    return int((int(version[1]), int(version[2])) >= LANDLOCK) if version else 0
 
 
 def _systemd(told: Told, first: Mapping[str, str]) -> Systemd:
