@@ -3,17 +3,20 @@
 import os
 import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from capkeep.host.probe import probe
 from capkeep.kernel import landlock
 from capkeep.kernel.launcher import ATTRIBUTE
 from capkeep.kernel.process import python
 from capkeep.rooms.protocol import Message
-from tests.rooms.house import INTERPRETER, House, house
+from tests.rooms.house import INTERPRETER, House, house, wait_for
 from tests.rooms.launched import USER, LaunchedTarget, only_root_s
 from tests.rooms.pullkit import as_server, ended
 from tests.rooms.test_vault_engines import Sshd, running
@@ -71,6 +74,49 @@ def test_root_s_files_come_by_a_login_that_is_nobody(pulled: tuple[House, Launch
     assert isinstance(facts, dict)
     assert facts["effective"] == ["CAP_DAC_READ_SEARCH"]
     assert set(facts["uids"]) == {USER.pw_uid}
+
+
+@contextmanager
+def logged_in(server: House, target: LaunchedTarget) -> Iterator[None]:
+    """Another login with the server's key, which asks for nothing while its reader waits for that."""
+    base = Path(server.base, "sshd")
+    port = (base / "sshd_config").read_text().split()[1]
+    argv = ["/usr/bin/ssh", "-F", "none", "-p", port, "-i", str(base / "id"), "-T",
+            "-o", f"UserKnownHostsFile={base}/known_hosts", "-o", "BatchMode=yes", "127.0.0.1"]  # fmt: skip
+    first = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: is_locked(target))
+        yield
+    finally:
+        assert first.stdin is not None
+        first.stdin.close()
+        first.wait(60)
+        wait_for(lambda: not is_locked(target))
+
+
+def is_locked(target: LaunchedTarget) -> bool:
+    """Without a try, which a reader that begins just now would take for another one."""
+    inode = os.stat(f"{target.places.cache}/reader-job-repo").st_ino
+    held = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(words[1] == "FLOCK" and words[5].endswith(f":{inode}") for words in held)
+
+
+def test_of_two_logins_at_once_one_is_turned_away_as_at_a_door(
+    pulled: tuple[House, LaunchedTarget],
+) -> None:
+    server, target = pulled
+    plan = server.plan
+    jobs = (j._replace(resources=j.resources._replace(lock_wait_seconds=0)) for j in plan.jobs)
+    server.apply(plan._replace(jobs=tuple(jobs)))
+    try:
+        with logged_in(server, target):
+            end, _ = run(server)
+            assert (end["failure"], end["text"]) == ("locked", "reader-job-repo is busy")
+            in_use = probe(target.plan, {})
+            assert (in_use.busy, in_use.findings) == (("reader-job-repo",), ())
+        wait_for(lambda: run(server)[0]["outcome"] == "complete")
+    finally:
+        server.apply(plan)
 
 
 def test_the_server_hears_that_the_launcher_has_lost_its_mark(

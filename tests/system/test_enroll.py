@@ -15,9 +15,11 @@ import pytest
 
 import capkeep
 from capkeep.errors import StepError
-from capkeep.host import admin_ssh, enroll
+from capkeep.host import admin_ssh, enroll, far_script, far_seen
 from capkeep.host.admin_ssh import Way
 from capkeep.host.enroll_script import Enrolment, Ground, script
+from capkeep.host.ways_seen import Way as WayToRead
+from capkeep.kernel import landlock
 from tests.engines import restic_programs
 from tests.rooms.test_vault_engines import running
 from tests.rooms.vaultkit import free_port
@@ -67,6 +69,7 @@ class Host:
 
     def __init__(self, base: Path, *secrets: str) -> None:
         self.base = base
+        self.more: dict[str, str] = {}  # of the environment
         base.mkdir(mode=0o755)
         (base / "etc/secrets").mkdir(parents=True)
         (base / "etc/secrets").chmod(0o700)
@@ -85,7 +88,7 @@ class Host:
     @property
     def environment(self) -> dict[str, str]:
         return {"PATH": "/usr/sbin:/usr/bin", "PYTHONPATH": str(self.package),
-                "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(self.base)}  # fmt: skip
+                "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(self.base), **self.more}  # fmt: skip
 
     def __call__(self, *words: str) -> Said:
         done = subprocess.run(
@@ -101,7 +104,7 @@ class Target(Host):
 
     def __init__(self, base: Path) -> None:
         super().__init__(base, "own")
-        self.ground = Ground(f"{base}/etc", f"{base}/opt")
+        self.ground = Ground(f"{base}/etc", f"{base}/opt", f"{base}/systemd")  # which is not there
         (base / "opt/bin").mkdir(parents=True)
         words = " ".join(f"{k}='{v}'" for k, v in self.environment.items() if k != "PATH")
         program = base / "opt/bin/capkeep"
@@ -111,9 +114,11 @@ class Target(Host):
         program.chmod(0o755)
         self.configure(TARGET.format(prefix=PREFIX, base=base))
 
-    def run(self, enrolment: Enrolment, **kinds: bool) -> Said:
-        text = script(enrolment, capkeep.__version__, ground=self.ground, **kinds)
-        done = subprocess.run(["/bin/sh", "-s"], input=text.encode(), capture_output=True,
+    def run(
+        self, enrolment: Enrolment, start: str = "", before: tuple[str, ...] = (), **kinds: bool
+    ) -> Said:
+        text = script(enrolment, capkeep.__version__, ground=self.ground, start=start, **kinds)
+        done = subprocess.run([*before, "/bin/sh", "-s"], input=text.encode(), capture_output=True,
                               timeout=SECONDS, check=False, cwd="/")  # fmt: skip
         return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -184,9 +189,10 @@ def test_a_target_is_enrolled_again_and_removed(server: Host, target: Target) ->
     shown = target.run(made, dry_run=True)
     assert (shown.code, target.drop_in.exists()) == (0, False), shown
     assert "+pulled-by = " in shown.out
-    for _ in range(2):
+    for said in ("who starts the rooms stays as it is", "systemd runs this host"):
         done = target.run(made)
-        assert done.code == 0, done
+        assert (done.code, said in done.out) == (0, True), done
+        (target.base / "systemd").mkdir(exist_ok=True)
         assert "backup1.example.org may come" in done.out
         assert key_of(server) in target.keys.read_text()
         assert 'reader-backup1-hosts-backup1.sock" ' in target.keys.read_text()
@@ -198,6 +204,52 @@ def test_a_target_is_enrolled_again_and_removed(server: Host, target: Target) ->
     assert not target.drop_in.exists()
     assert not target.keys.exists()
     assert [p.name for p in target.drop_in.parent.iterdir()] == []
+    (target.base / "systemd").rmdir()
+
+
+def test_a_target_without_systemd_gets_launchers(place: Path) -> None:
+    """Where they work and nothing else is there, unless it is asked for something else."""
+    target = Target(place / "bare-target")
+    own = TARGET.format(prefix=PREFIX, base=target.base).partition("[repositories")[0]
+    target.configure(own)
+    made = Enrolment(
+        name="backup1", server="backup1", target="web1", job="backup1-hosts", engine="restic",
+        key=(place / "admin.pub").read_text().strip(), include=(str(target.base / "source"),),
+    )  # fmt: skip
+    start = target.base / "etc/conf.d/enrolled-start.toml"
+    works = bool(landlock.abi())
+
+    def enrolled(said: str, starter: str, asked: str = "") -> None:
+        done = target.run(made, asked)
+        assert (done.code, said in done.out) == (0, True), done
+        assert json.loads((target.base / "state/plan.json").read_text())["starter"] == starter
+        place = "/state/launchers/reader-" if starter == "launcher" else "/run/reader-"
+        assert place in target.keys.read_text()
+
+    try:
+        assert not start.exists()
+        bare = 'mount --bind /dev/null /usr/bin/bwrap; exec "$@"'
+        lacking = target.run(made, before=("unshare", "--mount", "sh", "-ec", bare, "sh"))
+        assert (lacking.code, "install bubblewrap" in lacking.err) == (1, True), lacking
+        assert not target.drop_in.exists()
+        shown = target.run(made, dry_run=True)
+        assert f'would write start = "launcher" to {start}' in shown.out, shown
+        if works:
+            enrolled(
+                f'wrote {start}: start = "launcher" (systemd does not run this host)', "launcher"
+            )
+        else:
+            enrolled("neither systemd nor launchers work here", "doors")
+        enrolled('start = "doors" (as asked for)', "doors", "doors")
+        enrolled("as it is written here", "doors")
+        refused = target.run(made, "systemd")
+        assert refused.code == 1, refused
+        assert 'start = "doors"' in start.read_text()
+        assert target.run(made, remove=True).code == 0
+        assert list(start.parent.iterdir()) == []
+    finally:
+        target.run(made, remove=True)
+        target("remove")
 
 
 def test_what_cannot_be_applied_leaves_what_was_there(server: Host, target: Target) -> None:
@@ -239,38 +291,84 @@ def test_a_server_compares_keys_and_writes_the_script(server: Host, place: Path)
     server.configure(text)
 
 
-def test_an_administrators_ssh_runs_it_and_believes_the_pinned_key_alone(
-    server: Host, place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = int((place / "sshd_config").read_text().split()[1])
-    host_key = " ".join((place / "host.pub").read_text().split()[:2])
+@pytest.fixture(scope="module")
+def agent(server: Host, place: Path) -> Iterator[Path]:
+    """The administrator's, with the key that lets root in."""
     agent = place / "agent"
     started = subprocess.Popen(["/usr/bin/ssh-agent", "-D", "-a", str(agent)],
                                stdout=subprocess.DEVNULL)  # fmt: skip
     try:
         while not agent.exists():
             assert started.poll() is None
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
-        subprocess.run(["/usr/bin/ssh-add", "-q", str(place / "admin")], check=True, timeout=20)
-        there = Way("root@127.0.0.1", port, (host_key,))
-        for way in (there, there._replace(jump=f"root@127.0.0.1:{port}", jump_keys=(host_key,))):
-            assert enroll.run_there(way, "id -u; exit 7\n") == 7
-            assert capfd.readouterr().out == "0\n"
-        with monkeypatch.context() as another:
-            another.setattr(Way, "is_root", False)
-            assert enroll.run_there(there, "echo by sudo; exit 8\n") == 8
-        asked, said = capfd.readouterr().out.splitlines()[:2]
-        assert said == "by sudo"
-        assert asked.startswith("asked for /bin/sh /"), asked
-        assert not os.path.exists(asked.split()[-1])
-        for key, jump_key in ((key_of(server), host_key), (host_key, key_of(server))):
-            way = there._replace(host_keys=(key,), jump=f"root@127.0.0.1:{port}")
-            with pytest.raises(StepError, match="cannot be logged in"):
-                enroll.run_there(way._replace(jump_keys=(jump_key,)), "echo hello")
-            assert "hello" not in capfd.readouterr().out
+        subprocess.run(["/usr/bin/ssh-add", "-q", str(place / "admin")], check=True, timeout=20,
+                       env={"SSH_AUTH_SOCK": str(agent)})  # fmt: skip
+        yield agent
     finally:
         started.kill()
         started.wait(20)
+
+
+def test_what_a_target_offers_is_asked_over_the_administrators_ssh(
+    server: Host, target: Target, place: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without capkeep there, what is said is what its own doctor would say."""
+    port = int((place / "sshd_config").read_text().split()[1])
+    host_key = " ".join((place / "host.pub").read_text().split()[:2])
+    text = (server.base / "etc/capkeep.toml").read_text()
+    server.configure(text.replace("\n\ngroups", f'\nhost-key = "{host_key}"\ngroups'))
+    server.more = {"SSH_AUTH_SOCK": str(agent)}
+    try:
+        far, here = server("doctor", "--target", "web1", "--json"), server("doctor", "--json")
+        shown = server("doctor", "--target", "web1")
+        wrong = server("doctor", "--target", "web2")
+    finally:
+        server.configure(text)
+        server.more = {}
+    told, own = json.loads(far.out), json.loads(here.out)
+    assert (told["target"], told["kernel"], told["capkeep"]) == ("web1", os.uname().release, False)
+    for one in (told, own):
+        for way in one["ways"]:
+            del way["used"]
+    assert told["ways"][:-1] == own["ways"][:-1]
+    assert told["ways"][-1]["state"] == own["ways"][-1]["state"]  # of pam_cap, for another user
+    assert told["used"] == ("launcher" if landlock.abi() else "doors")
+    assert f"web1: Linux {os.uname().release}, no capkeep is there" in shown.out, shown
+    assert "(enroll would choose it)" in shown.out
+    assert (wrong.code, "there is no target web2" in wrong.err) == (2, True), wrong
+
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
+    there = Way("root@127.0.0.1", port, (host_key,))
+    found = far_seen.read(enroll.told_there(there, far_script.script(LOGIN, target.ground)), LOGIN)
+    assert found.has_capkeep
+    assert [way.way for way in found.ways if way.used] == [WayToRead.DOORS]
+    for said in ("echo too; exit 3\n", "head -c 2000000 /dev/zero\n"):
+        with pytest.raises(StepError, match="does not tell"):
+            enroll.told_there(there, said)
+
+
+def test_an_administrators_ssh_runs_it_and_believes_the_pinned_key_alone(
+    server: Host, place: Path, agent: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    port = int((place / "sshd_config").read_text().split()[1])
+    host_key = " ".join((place / "host.pub").read_text().split()[:2])
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
+    there = Way("root@127.0.0.1", port, (host_key,))
+    for way in (there, there._replace(jump=f"root@127.0.0.1:{port}", jump_keys=(host_key,))):
+        assert enroll.run_there(way, "id -u; exit 7\n") == 7
+        assert capfd.readouterr().out == "0\n"
+    with monkeypatch.context() as another:
+        another.setattr(Way, "is_root", False)
+        assert enroll.run_there(there, "echo by sudo; exit 8\n") == 8
+    asked, said = capfd.readouterr().out.splitlines()[:2]
+    assert said == "by sudo"
+    assert asked.startswith("asked for /bin/sh /"), asked
+    assert not os.path.exists(asked.split()[-1])
+    for key, jump_key in ((key_of(server), host_key), (host_key, key_of(server))):
+        way = there._replace(host_keys=(key,), jump=f"root@127.0.0.1:{port}")
+        with pytest.raises(StepError, match="cannot be logged in"):
+            enroll.run_there(way._replace(jump_keys=(jump_key,)), "echo hello")
+        assert "hello" not in capfd.readouterr().out
 
 
 def test_a_servers_capkeep_can_be_brought_along(place: Path) -> None:

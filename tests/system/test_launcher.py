@@ -38,6 +38,7 @@ from tests.rooms.launched import (
 from tests.system.test_apply import PREFIX, Host
 
 STRANGER: Final = 71_234
+OTHER_USER: Final = "lp"  # who is there on every Debian, and runs nothing
 OTHER: Final = """
 [repositories.other]
 engine = "{engine}"
@@ -138,6 +139,7 @@ def plant(cache: Path) -> Path:
 
 def test_the_reader_alone_has_the_capability_and_proves_its_walls(home: Launched) -> None:
     said = events(home, "run", "--dry-run")
+    assert ended(said)["outcome"] == "complete", said
     proofs = [m for m in said if m["event"] == "proof"]
     held = {}
     for proof in proofs:
@@ -388,6 +390,14 @@ def test_apply_makes_it_and_remove_takes_it_all_back() -> None:
             assert shown(secret) == (user.pw_uid, 0, 0o400)
             audited = host("audit")
             assert audited.code == 0, audited
+            told = f"user {OTHER_USER}: is in group {PREFIX}, and can start launchers that are for {PREFIX} alone"
+            mend = f"gpasswd -d {OTHER_USER} {PREFIX}"
+            subprocess.run(["usermod", "-aG", PREFIX, OTHER_USER], check=True, timeout=60)
+            for verb, code in (("plan", 0), ("apply", 0), ("audit", 7)):
+                said = host(verb)
+                assert (said.code, told in said.out, mend in said.out) == (code, True, True), said
+            subprocess.run(mend.split(), check=True, timeout=60, capture_output=True)
+            assert OTHER_USER not in host("plan").out
             os.removexattr(program, ATTRIBUTE)
             planned = host("plan")
             assert planned.out.startswith(f"would make launcher {program} "), planned

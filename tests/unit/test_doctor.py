@@ -1,11 +1,15 @@
 """What of a host makes a way to the one capability work, and what is said where it does not."""
 
+import contextlib
 import errno
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from capkeep.host import pam_stack
+from capkeep.errors import StepError
+from capkeep.host import far_seen, pam_stack
 from capkeep.host.granting import judge, works
 from capkeep.host.grants import last_said
 from capkeep.host.ways_seen import (
@@ -294,3 +298,70 @@ def test_the_report_is_for_people_and_for_machines() -> None:
 def test_what_a_file_says_is_made_harmless() -> None:
     seen = GOOD._replace(files=Files("", nosuid=(("/x\x1b[2J/restic", "/x"),)))
     assert not any("\x1b" in line for line in lines(judge(seen, Way.DOORS), PLAIN))
+
+
+# -- told from afar
+
+TOLD = """\
+what a login shell says
+=kernel
+|6.1.0
+=uid
+|0
+=status
+|CapBnd:\t000001ffffffffff
+|NoNewPrivs:\t0
+=file /proc/self/uid_map
+|         0          0 4294967295
+=file /proc/self/mountinfo
+|1 0 8:1 / / rw - ext4 /dev/vda rw
+=landlock
+|
+=missing
+=engines
+=modules
+=inheriting
+|/usr/local/bin/old = cap_dac_read_search+ei
+|/usr/local/bin/new cap_dac_read_search=ei
+|/usr/local/bin/other cap_dac_read_search=ep
+=groups
+|capkeep-answerer
+=file /etc/pam.d/sshd
+|auth include sshd
+|auth include sshd
+"""
+
+
+def test_what_is_told_from_afar_is_judged_as_what_is_seen() -> None:
+    found = far_seen.read(TOLD, "capkeep-answerer")
+    assert (found.kernel, found.has_capkeep) == ("6.1.0", False)
+    (pam,) = (way for way in found.ways if way.way is Way.PAM)
+    marked = [r.mend.rpartition("/")[2] for r in pam.remarks if "setcap" in r.mend]
+    assert marked == ["old", "new"]
+    # Nobody told of Landlock: the kernel is new enough for it, and the next one is not.
+    old = far_seen.read(TOLD.replace("6.1.0", "5.10.0"), "capkeep-answerer")
+    for host, has in ((found, True), (old, False)):
+        (way,) = (way for way in host.ways if way.way is Way.LAUNCHER)
+        assert ("no Landlock" not in str(way.reasons)) == has
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        TOLD.replace("1ffffffffff", "1" * 100_000),
+        TOLD.replace("8:1 / /", "nonsense"),
+        f"{TOLD}=try room\n|x\n",
+        "=kernel\n|1\n=capkeep\n|" + "[" * 100_000,
+        "=kernel\n|1\n=capkeep\n|[]",
+    ],
+)
+def test_a_target_that_tells_nonsense_is_told_so(wrong: str) -> None:
+    with pytest.raises(StepError, match="cannot be read"):
+        far_seen.read(wrong, "capkeep-answerer")
+
+
+@given(st.lists(st.sampled_from(TOLD.splitlines()) | st.text(max_size=30), max_size=30))
+def test_whatever_a_target_tells_is_judged_or_refused(said: list[str]) -> None:
+    with contextlib.suppress(StepError):
+        far_seen.read("\n".join((TOLD, *said)), "capkeep-answerer")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from capkeep.host.changes import Removal
     from capkeep.host.compile import Compiler
+    from capkeep.host.finding import Finding
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -99,6 +100,7 @@ def _plan(args: argparse.Namespace) -> int:
             print(line)
     if not lacks_users:
         _remark(args, compiler)
+        _tell_strangers(args, compiler)
     return EXIT_COMPLETE
 
 
@@ -115,16 +117,29 @@ def _apply(args: argparse.Namespace) -> int:
     removed = _taken(compiler.obsolete())
     _say(args, "made", [*changes.made, *(f"removal of {what}" for what in removed)])
     _remark(args, compiler)
+    _tell_strangers(args, compiler)
     _tell_troubles(args, compiler)
     return EXIT_COMPLETE
+
+
+def _tell_strangers(args: argparse.Namespace, compiler: "Compiler") -> None:
+    """Say, to people, who else could start launchers: groups are not ours to change."""
+    from capkeep.host.launchers import strangers
+
+    _tell(() if args.json else strangers(compiler.plan))
 
 
 def _tell_troubles(args: argparse.Namespace, compiler: "Compiler") -> None:
     """Say, to people, what keeps servers out that may come for files: sshd is not ours to change."""
     from capkeep.host.login_audit import troubles
+
+    _tell(() if args.json else troubles(compiler.plan))
+
+
+def _tell(findings: "Iterable[Finding]") -> None:
     from capkeep.report.text import clean
 
-    for found in () if args.json else troubles(compiler.plan):
+    for found in findings:
         print(f"{clean(found.what)}: {clean(found.text)}\n  mend: {clean(found.mend)}")
 
 

@@ -59,6 +59,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     enroll.add_argument("--dry-run", action="store_true", help="show what would be changed there")
     enroll.add_argument("--with-capkeep", action="store_true",
                         help="bring this server's capkeep along where there is none")  # fmt: skip
+    enroll.add_argument("--start", choices=("systemd", "doors", "launcher"), default="",
+                        help="who starts the rooms there (default: as it is written there, else systemd"
+                        " where it runs, else launchers where they work)")  # fmt: skip
     enroll.add_argument("--remove", action="store_true", help="let this server come no more")
     enroll.set_defaults(handler=_enroll)
 
@@ -242,7 +245,7 @@ def _enroll(args: argparse.Namespace) -> int:
     if target.way == "sftp":
         from capkeep.host import enroll_sftp
 
-        if args.with_capkeep or target.user != enroll_sftp.LOGIN:
+        if args.with_capkeep or args.start or target.user != enroll_sftp.LOGIN:
             hint = f'take it away, and user from [targets.{args.name}] if it is not "{enroll_sftp.LOGIN}"'
             raise UsageError(
                 f"{args.name} is to have no capkeep, and a login of its own", hint=hint
@@ -253,7 +256,7 @@ def _enroll(args: argparse.Namespace) -> int:
 
         text = script(
             wanted, __version__, carried=enroll.carried() if args.with_capkeep else None,
-            remove=args.remove, dry_run=args.dry_run,
+            remove=args.remove, dry_run=args.dry_run, start=args.start,
         )  # fmt: skip
     if args.printed:
         sys.stdout.write(text)

@@ -9,7 +9,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from capkeep.errors import UsageError
@@ -80,8 +80,10 @@ def through(there: Way, known: str) -> list[str]:
     return [w if w == "[%h]:%p" else w.replace("%", "%%") for w in words]
 
 
-def on_terminal(argv: Sequence[str], stdin: int = 0, stdout: int = 1) -> int:
-    """Run a program on our terminal, in our session; its exit code.
+def on_terminal(
+    argv: Sequence[str], stdin: int = 0, stdout: int = 1, hear: Callable[[], None] | None = None
+) -> int:
+    """Run a program on our terminal, in our session; its exit code. Meanwhile `hear` is called once.
 
     A program that is started in a session of its own could not ask for a password.
     """
@@ -102,8 +104,10 @@ def on_terminal(argv: Sequence[str], stdin: int = 0, stdout: int = 1) -> int:
     pid = branch(become)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is told itself, and tells us
     try:
-        _, status = os.waitpid(pid, 0)
+        if hear is not None:
+            hear()
     finally:
+        _, status = os.waitpid(pid, 0)
         signal.signal(signal.SIGINT, before)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

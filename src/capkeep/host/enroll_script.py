@@ -38,6 +38,7 @@ class Ground(NamedTuple):
 
     config: str = "/etc/capkeep"
     home: str = "/opt/capkeep"  # where capkeep is installed by hand (docs/tutorial.md)
+    booted: str = "/run/systemd/system"  # is there where systemd runs the host (sd_booted(3))
 
 
 GROUND: Final = Ground()
@@ -60,6 +61,11 @@ def plain_name(*texts: str) -> str:
 def drop_in_path(name: str, ground: Ground = GROUND) -> str:
     """Where the target has it."""
     return f"{ground.config}/conf.d/pulled-by-{name}.toml"
+
+
+def start_path(ground: Ground = GROUND) -> str:
+    """Where the target has who starts its rooms, if a script wrote it; one for all servers."""
+    return f"{ground.config}/conf.d/enrolled-start.toml"
 
 
 def drop_in(enrolment: Enrolment) -> str:
@@ -103,9 +109,13 @@ def script(
     carried: Carried | None = None,
     remove: bool = False,
     dry_run: bool = False,
+    start: str = "",
     ground: Ground = GROUND,
 ) -> str:
-    """The whole of it. `version` is the server's capkeep; with `carried` it is installed if missing."""
+    """The whole of it. `version` is the server's capkeep; with `carried` it is installed if missing.
+
+    `start` is who is to start the rooms there ("" for what the target offers).
+    """
     e = enrolment
     action = "remove_it" if remove else "show_it" if dry_run else "write_it"
     action = "show_removal" if remove and dry_run else action
@@ -115,6 +125,7 @@ def script(
         "content": drop_in(e), "carried": "yes" if carried else "",
         "carried_python": carried.python if carried else "",
         "carried_machine": carried.machine if carried else "", "config": ground.config, "home": ground.home,
+        "start": start, "start_file": start_path(ground), "booted": ground.booted,
     }  # fmt: skip
     does = "takes away what" if remove else "lets"
     what = "came for" if remove else "come for"
@@ -197,15 +208,13 @@ try_config() {
 write_it() {
   need_capkeep
   mkdir -p "$config/conf.d"
-  # One that is there is of a run that was cut off, and the last that was applied.
-  if [ -f "$drop_in" ] && [ ! -f "$drop_in.before" ]; then cp -p "$drop_in" "$drop_in.before"; fi
+  first=yes
+  if [ -f "$drop_in" ] || [ -f "$drop_in.before" ] || something_else; then first=; fi
   trap 'put_back; exit 1' HUP INT TERM
-  printf %s "$content" >"$drop_in.new"
-  chmod 0644 "$drop_in.new"
-  mv "$drop_in.new" "$drop_in"
-  if try_config && "$capkeep" apply </dev/null; then
+  replace "$drop_in" "$content"
+  if try_config && choose_start && "$capkeep" apply </dev/null; then
     trap - HUP INT TERM
-    rm -f "$drop_in.before"
+    rm -f "$drop_in.before" "$start_file.before"
     report
     return 0
   fi
@@ -213,9 +222,47 @@ write_it() {
   fail 1 "the configuration is as it was: see above"
 }
 
+# A .before that is there is of a run that was cut off, and the last that was applied.
+replace() {
+  if [ -f "$1" ] && [ ! -f "$1.before" ]; then cp -p "$1" "$1.before" || return 1; fi
+  printf %s "$2" >"$1.new" && chmod 0644 "$1.new" && mv "$1.new" "$1"
+}
+
 put_back() {
   trap - HUP INT TERM
   if [ -f "$drop_in.before" ]; then mv "$drop_in.before" "$drop_in"; else rm -f "$drop_in"; fi
+  if [ -f "$start_file.before" ]; then mv "$start_file.before" "$start_file"
+  elif [ -n "$started" ]; then rm -f "$start_file"; fi
+}
+
+# Who starts the rooms: what is asked for, else what is written, else what works here.
+choose_start() {
+  if [ -n "$start" ]; then write_start "$start" "as asked for"
+  elif [ -d "$booted" ]; then say "systemd runs this host"
+  elif ! "$capkeep" config show </dev/null | grep '^start = .*# built in$' >/dev/null; then
+    say "who starts the rooms is as it is written here: [host] start"
+  elif [ -z "$first" ]; then
+    say "who starts the rooms stays as it is; for readers without a root parent: --start launcher"
+  else
+    case $("$capkeep" doctor </dev/null || :) in
+      *"launcher: works"*) write_start launcher "systemd does not run this host" ;;
+      *)
+        if [ ! -x /usr/bin/bwrap ]; then
+          say "bubblewrap is missing: apt-get install bubblewrap" >&2
+          return 1
+        fi
+        say "neither systemd nor launchers work here (see: capkeep doctor): capkeep doors must run"
+        ;;
+    esac
+  fi
+}
+
+write_start() {
+  started=yes
+  replace "$start_file" "# Made by \`capkeep enroll\`: who starts the rooms of this host.
+[host]
+start = \"$1\"
+" && say "wrote $start_file: start = \"$1\" ($2)"
 }
 
 report() {
@@ -230,6 +277,11 @@ show_it() {
   if find_capkeep; then say "there is $("$capkeep" --version) ($capkeep)"; else
     say "capkeep would have to be installed"; fi
   command -v "$engine" >/dev/null || say "the engine is missing: apt-get install $engine_package"
+  if [ -n "$start" ]; then say "would write start = \"$start\" to $start_file"
+  elif [ ! -d "$booted" ]; then
+    say "would write start = \"launcher\" to $start_file, if that works here, nothing is written, and" \
+      "this host has no other jobs"
+  fi
   say "would write $drop_in, and run: capkeep apply"
   old=$drop_in
   [ -f "$old" ] || old=/dev/null
@@ -246,13 +298,14 @@ remove_it() {
   verb=remove
   if something_else; then verb=apply; fi
   if [ -f "$drop_in" ]; then mv "$drop_in" "$drop_in.before"; fi
+  if [ "$verb" = remove ] && [ -f "$start_file" ]; then mv "$start_file" "$start_file.before"; fi
   trap 'put_back; exit 1' HUP INT TERM
   "$capkeep" "$verb" </dev/null || {
     put_back
     fail 1 "$drop_in stays: see above"
   }
   trap - HUP INT TERM
-  rm -f "$drop_in.before"
+  rm -f "$drop_in.before" "$start_file.before"
   say "$server comes no more"
 }
 
@@ -270,6 +323,7 @@ something_else() {
 
 main() {
   umask 022
+  started=
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
   export PATH
   [ "$(id -u)" = 0 ] || fail 4 "this is for root: sudo sh THIS-FILE"

@@ -20,7 +20,7 @@ class Kind(StrEnum):
     RELOAD = "reload"  # systemd has not read its files again
     PROGRAM = "program"  # more than root can change it, or it has privileges of its own
     SECRET = "secret"  # noqa: S105 - others can read one
-    LOGIN = "login"  # servers are not let in, or others are, or to more than a reader's door
+    LOGIN = "login"  # servers are not let in, or others are, or to more; others can start readers
     WEAKER = "weaker"  # what a process can do differs from its grant
     PROBE = "probe"  # a room cannot be looked at
 

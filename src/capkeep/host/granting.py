@@ -150,7 +150,7 @@ def _launcher(seen: Seen) -> Judged:
     text = "readers have no namespaces of their own, and all rooms are one user's"
     judged = _said(Way.LAUNCHER, reasons, [Reason(text, "")])
     if seen.files.trial is None and not reasons:
-        return _unknown(judged, NEEDS_ROOT)
+        return _unknown(judged, "it was not tried" if seen.root else NEEDS_ROOT)
     return _unknown(judged, user.not_seen) if user.not_seen else judged
 
 

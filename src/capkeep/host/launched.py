@@ -11,6 +11,7 @@ reads its job's sources, programs and /proc, and writes its cache; and it tries 
 socket at all.
 """
 
+import fcntl
 import os
 import signal
 import socket
@@ -70,6 +71,7 @@ def _brief(name: str, places: Places) -> Brief:
         plan = _plan(places)
         room = plan.room(name)
         _refuse_strangers(room)
+        _refuse_second(room)
         _refuse_changeable(plan, room)
         limit(room.grant.limits, processes=True)
         with _capability_kept_back():
@@ -149,6 +151,20 @@ def _refuse_strangers(room: Room) -> None:
     if not room.wire:
         with suppress(OSError):
             os.close(WIRE)
+
+
+def _refuse_second(room: Room) -> None:
+    """One at a time, as where a door is opened: the lock is held until this process ends.
+
+    On the cache, which is what two would get into each other's way in, and its user's alone: nobody
+    else can keep the reader out by it. Raises StepError, OSError.
+    """
+    cache = room.grant.write[0]
+    fd = os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StepError(Failure.LOCKED, f"{room.name} is busy") from error
 
 
 def _refuse_changeable(plan: Plan, room: Room) -> None:

@@ -6,7 +6,10 @@ host's places. Nothing that its caller says decides what is read.
 """
 
 import errno
+import grp
 import os
+import pwd
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -211,7 +214,7 @@ def _give(place: str, owner: Owner, mode: int, owners: set[int]) -> None:
 
 
 def findings(plan: Plan) -> Iterator[Finding]:
-    """What is wrong with the launchers: a capability that is lost, and files that are not ours."""
+    """What is wrong with them: a capability that is lost, others who start them, files that are not ours."""
     for room in launched(plan):
         place = plan.places.launcher(room.name)
         wanted, owner = content(plan, room), Owner(0, room.grant.gid)
@@ -223,6 +226,7 @@ def findings(plan: Plan) -> Iterator[Finding]:
             had = "another mark" if _mark(place) else "lost its capability"
             text = f"has {had}; it was cap_dac_read_search={plan.launcher_mark}"
             yield Finding(Kind.DRIFT, place, text, APPLY)
+    yield from strangers(plan)
     known = {room.name for room in launched(plan)}
     with suppress(OSError):
         for name in sorted({*os.listdir(plan.places.launchers)} - known):
@@ -232,6 +236,36 @@ def findings(plan: Plan) -> Iterator[Finding]:
         text = f"is not {plan.runner.grant.user}'s alone to read"
         needed = (change.path for change in _secrets(plan) if change.needed())
         yield from (Finding(Kind.DRIFT, place, text, APPLY) for place in needed)
+
+
+def strangers(plan: Plan) -> Iterator[Finding]:
+    """Who else can start a launcher: its reader refuses them, after Python has begun with the capability."""
+    grants = dict.fromkeys(
+        (room.grant.user, room.grant.uid, room.grant.gid) for room in launched(plan)
+    )
+    for user, uid, gid in grants:
+        try:
+            group = grp.getgrgid(gid)
+        except KeyError:
+            continue  # told already
+        own = [entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid]
+        for name in dict.fromkeys((*own, *group.gr_mem)):
+            if _uid(name) in (0, uid):
+                continue
+            text = f"is in group {group.gr_name}, and can start launchers that are for {user} alone"
+            word = shlex.quote(name)
+            away = f"usermod -g ANOTHER-GROUP {word}" if name in own else ""
+            given = f"gpasswd -d {word} {group.gr_name}" if name in group.gr_mem else ""
+            mend = "; ".join(filter(None, (away, given)))
+            yield Finding(Kind.LOGIN, f"user {name}", text, mend)
+
+
+def _uid(name: str) -> int:
+    """-1 for a member whom nobody is."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return -1
 
 
 def _wrong(place: str, owner: Owner) -> str:

@@ -13,6 +13,7 @@ _LINE: Final = re.compile(r"-?auth\s+(\[[^]]*]|\S+)\s+(\S+)\s*(.*)", re.IGNORECA
 _INCLUDE: Final = re.compile(r"@include\s+(\S+)")
 _ENDS: Final = ("done", "die")
 _MOST: Final = 32  # files within files: the library's own limit
+_FILES: Final = 1000  # that are read for one service: a file may name another one twice
 # What the four words stand for, when the module says yes.
 _WORDS: Final = {"required": "ok", "requisite": "ok", "sufficient": "done", "optional": "ok"}
 
@@ -49,24 +50,24 @@ class Line(NamedTuple):
 
 def lines(texts: Mapping[str, str], service: str) -> tuple[Line, ...]:
     """The `auth` lines of a service in their order, with what they include."""
-    return tuple(_lines(texts, service, (), 0))
+    return tuple(_lines(texts, service, (), 0, iter(range(_FILES))))
 
 
 def _lines(
-    texts: Mapping[str, str], name: str, stacks: tuple[int, ...], depth: int
+    texts: Mapping[str, str], name: str, stacks: tuple[int, ...], depth: int, left: Iterator[int]
 ) -> Iterator[Line]:
-    if depth > _MOST:
+    if depth > _MOST or next(left, None) is None:
         return
     for number, text in _whole(texts.get(name, "")):
         if found := _INCLUDE.match(text):
-            yield from _lines(texts, _short(found[1]), stacks, depth + 1)
+            yield from _lines(texts, _short(found[1]), stacks, depth + 1, left)
         elif found := _LINE.match(text):
             control, module = found[1], found[2]
             if control == "include":
-                yield from _lines(texts, _short(module), stacks, depth + 1)
+                yield from _lines(texts, _short(module), stacks, depth + 1, left)
             elif control == "substack":
                 # Names one stack: no other line of this file begins it.
-                yield from _lines(texts, _short(module), (*stacks, number), depth + 1)
+                yield from _lines(texts, _short(module), (*stacks, number), depth + 1, left)
             else:
                 words = tuple(found[3].split())
                 yield Line(name, number, control, _short(module), words, stacks)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from capkeep.errors import CapkeepError
+from capkeep.errors import CapkeepError, Failure
 from capkeep.host import bubblewrap, hardening, systemd, unit_state, units
 from capkeep.host.direct import converse
 from capkeep.host.finding import APPLY, Finding, Kind, Proven
@@ -81,6 +81,9 @@ class _Prober:
                 self.busy.append(room.name)
                 return
             result = {"failure": "interrupted", "text": str(error)}
+        if self._plan.launched(room) and result.get("failure") == Failure.LOCKED:
+            self.busy.append(room.name)
+            return
         before = len(self.findings)
         for process, message in proofs.items():
             try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from capkeep.errors import EXIT_COMPLETE, EXIT_FAILED
+from capkeep.host.far_seen import Far
 from capkeep.host.granting import works
 from capkeep.host.ways_seen import Judged, Reason, State
 from capkeep.report.style import Style
@@ -33,11 +34,24 @@ def as_plain(ways: tuple[Judged, ...]) -> dict[str, object]:
     }
 
 
-def lines(ways: tuple[Judged, ...], style: Style) -> Iterator[str]:
+def far_as_plain(target: str, far: Far) -> dict[str, object]:
+    """The same of a target."""
+    about = {"target": target, "kernel": far.kernel, "capkeep": far.has_capkeep}
+    return {**about, **as_plain(far.ways)}
+
+
+def far_lines(target: str, far: Far, style: Style) -> Iterator[str]:
+    """The same of a target."""
+    who = "its own capkeep says" if far.has_capkeep else "no capkeep is there"
+    yield f"{style.bold(target)}: Linux {clean(far.kernel)}, {who}"
+    yield from lines(far.ways, style, "used there" if far.has_capkeep else "enroll would choose it")
+
+
+def lines(ways: tuple[Judged, ...], style: Style, used_words: str = "used here") -> Iterator[str]:
     """Each way with its reasons, in the order in which they are to be preferred."""
     for way in ways:
         paint = {State.WORKS: style.good, State.BLOCKED: style.bad}.get(way.state, style.dim)
-        used = "  (used here)" if way.used else ""
+        used = f"  ({used_words})" if way.used else ""
         yield f"{style.bold(way.way)}: {paint(way.state)}{used}"
         for reason in way.reasons:
             yield from _reason(reason, "")
