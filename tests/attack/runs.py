@@ -31,7 +31,11 @@ DISK = 24 << 20  # bytes of the disk that is filled; the room must leave half of
 CONTROLS = ("without", "root", "today")
 ROOMS = ("reader", "keeper", "viewer", "restorer", "vault", "runner", "notifier", "dumper", "hook",
          "prover", "copier", "giver", "puller", "link", "user")  # fmt: skip
-RUN_AS = {"without": "reader", "giver": "viewer", "link": "puller"}  # columns that have no user of their own
+RUN_AS = {
+    "without": "reader",
+    "giver": "viewer",
+    "link": "puller",
+}  # columns that have no user of their own
 # Of a target that nobody asks: any public key.
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEUu+lVRxuM5N190YfYm7E1kv27Bhh0p/aapXxNRNF7j"
 LENT = {"dumper": "games", "hook": "daemon"}  # whom the configuration names; ours have no names

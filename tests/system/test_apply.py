@@ -22,7 +22,7 @@ from tests.rooms.house import wait_for
 from tests.system.conftest import SECONDS, Said
 
 PREFIX = f"cke2e{os.getpid()}"
-MAKING_THE_PLAN = "        plan = lent.bound(compile_plan(self._config, self._host()))\n"
+MAKING_THE_PLAN = "        plan = hide_by_real_names("
 CONFIG = """
 [host]
 user-prefix = "{prefix}"
@@ -270,6 +270,7 @@ def test_an_apply_that_is_ended_leaves_a_bare_host_as_it_was() -> None:
         before = everything(host.base)
         program = host.package / "host" / "compile.py"
         text = program.read_text()
+        assert text.count(MAKING_THE_PLAN) == 1
         program.write_text(text.replace(
             MAKING_THE_PLAN, "        os.kill(os.getpid(), 15)\n" + MAKING_THE_PLAN
         ))  # fmt: skip

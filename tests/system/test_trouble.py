@@ -1,5 +1,6 @@
 """What goes wrong is said in one sentence, has an exit code of its own, and heals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -130,8 +131,10 @@ def test_whatever_is_killed_the_next_run_is_complete(product: Product) -> None:
     for victim in ("engine", "reader", "vault", "runner"):
         running = slow_run(product)
         pids = engines(product) if victim == "engine" else programs(product, victim)
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pids[0], signal.SIGKILL)
+        for pid in pids[1:]:
+            with contextlib.suppress(ProcessLookupError):  # some go with the first
+                os.kill(pid, signal.SIGKILL)
         running.communicate(timeout=60)
         assert running.returncode not in (0, None), victim
         wait_for(lambda: not rooms(product))
