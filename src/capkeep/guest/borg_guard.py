@@ -164,7 +164,7 @@ def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota:
         def commit_nonce_reservation(self, next_unreserved: int, start_nonce: int) -> None:
             """Forward alone: a nonce that is used twice shows what it hides."""
             free = self.repository.get_free_nonce() or 0
-            if not admin and not free < next_unreserved <= max(free, start_nonce) + NONCES:
+            if not admin and not free < next_unreserved <= max(free, start_nonce or 0) + NONCES:
                 raise PathNotAllowed("nonce")
             self.repository.commit_nonce_reservation(next_unreserved, start_nonce)
 

@@ -61,7 +61,7 @@ class Making:
             if name.kind != KEYS:
                 return False
             if self._key is None and self._store.items(KEYS):
-                raise StoreError(Failure.CONFLICT, BEGUN)
+                raise StoreError(Failure.REFUSED, BEGUN)
             self._key = self._key or name
             return name == self._key and not self._there
 
