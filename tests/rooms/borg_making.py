@@ -43,7 +43,7 @@ if made is not None:
     attempt("key", lambda: made.save_key(b"the first key"))
     attempt("second key", lambda: made.save_key(b"another key"))
     attempt("empty key", lambda: made.save_key(b""))
-    attempt("destroy", lambda: made.destroy())
+    attempt("destroy", made.destroy)
     attempt("put", lambda: made.put(bytes(32), b"a manifest"))
     attempt("commit", lambda: made.commit(compact=False))
     made.close()

@@ -72,7 +72,8 @@ class RepositoryChecker:
         self._network(table, location)
         self._quota(table, traits, location)
         check_owners(table, traits, self._owner, self._collector)
-        if model.keeper_credentials and (location.is_local or model.engine_network):
+        nobody = location.is_local or model.engine_network
+        if model.keeper_credentials and nobody and not pulled.is_sealed(table):
             why = "nobody logs in there" if location.is_local else "there is no vault"
             self._collector.mistake(table.at("keeper-credentials"), why, "take it away")
         return _value(name, self._programs.get(model.engine, ""), table, location)
@@ -102,7 +103,7 @@ class RepositoryChecker:
                 said = f"{table.model.engine} knows no password"
                 self._collector.mistake(table.at("password"), said, "take it away")
             check_secret(table.model.password, table.at("password"), self._owner, self._collector)
-        elif "password" not in wrong and traits.password:
+        elif not {"password", "password-kept-by"} & wrong and traits.password:
             file = f"/etc/capkeep/secrets/{as_written(name)}"
             hint = f'write password = {{ file = "{file}" }}'
             self._collector.mistake(table.at("password"), "the repository has no password", hint)
