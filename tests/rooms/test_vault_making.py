@@ -111,8 +111,14 @@ def test_whatever_is_begun_at_the_same_time_there_is_one_key(place: Path, tmp_pa
     assert not first.admits(two)
     assert first.admits(one), "tried again"
     assert not first.admits(config)
-    first.added(one)
+    first.ended(one, added=False)
+    assert not first.admits(config)
+    assert first.admits(one)
+    first.ended(one, added=True)
     assert first.admits(config)
+    assert not first.admits(config), "while that one is on its way"
+    first.ended(config, added=False)
+    assert first.admits(config), "tried again"
     assert not first.admits(one)
     first.close()
     second.begin()

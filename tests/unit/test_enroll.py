@@ -247,7 +247,9 @@ def test_the_password_that_a_target_keeps_is_in_its_part(host: Host) -> None:
     sealed = enroll.enrolment(config, enroll.target_of(config, "web1"), key, "backup1")
     assert sealed.keeps_password
     read = tomllib.loads(drop_in(sealed))
-    assert read["repositories"]["backup1"]["password"] == {"file": "/etc/capkeep/secrets/backup1"}
+    assert read["repositories"]["backup1"]["password"] == {
+        "file": "/etc/capkeep/secrets/pulled-by-backup1"
+    }
     assert "password" not in drop_in(sealed._replace(keeps_password=False))
     assert "umask 077" in script(sealed, "1.0")
 
@@ -264,7 +266,10 @@ def _passwords(tmp_path: Path, **changes: object) -> tuple[int, str]:
 
 
 def test_a_password_is_made_once_and_never_exchanged(tmp_path: Path) -> None:
-    secret, part = tmp_path / "etc/secrets/backup1", tmp_path / "etc/conf.d/pulled-by-backup1.toml"
+    secret, part = (
+        tmp_path / "etc/secrets/pulled-by-backup1",
+        tmp_path / "etc/conf.d/pulled-by-backup1.toml",
+    )
     code, said = _passwords(tmp_path)
     assert code == 0, said
     assert f"made {secret}" in said
@@ -273,7 +278,7 @@ def test_a_password_is_made_once_and_never_exchanged(tmp_path: Path) -> None:
     assert made not in said
     assert (secret.stat().st_mode & 0o777, secret.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert len(made.strip()) == 40
-    assert sorted(p.name for p in secret.parent.iterdir()) == ["backup1"]
+    assert sorted(p.name for p in secret.parent.iterdir()) == ["pulled-by-backup1"]
     part.parent.mkdir()
     part.write_text(drop_in(enrolment(keeps_password=True), Ground(f"{tmp_path}/etc")))
     code, said = _passwords(tmp_path)

@@ -65,7 +65,7 @@ def drop_in_path(name: str, ground: Ground = GROUND) -> str:
 
 def secret_path(name: str, ground: Ground = GROUND) -> str:
     """Where the target has the password that it keeps."""
-    return f"{ground.config}/secrets/{name}"
+    return f"{ground.config}/secrets/pulled-by-{name}"
 
 
 def password_line(name: str, ground: Ground = GROUND) -> str:

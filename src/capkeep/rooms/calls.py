@@ -165,7 +165,7 @@ class Caller:
 def _no_password(room: EngineRoom, repository: Repository) -> StepError:
     """Nobody who asks has brought one along, either."""
     if room.brief.pulled:
-        file = f"{room.brief.places.secrets}/{repository.name}"
+        file = f"{room.brief.places.secrets}/pulled-by-{repository.name}"
         table = f"[repositories.{repository.name}]"
         text = "this host has no password to seal its backups with, and its server gives none"
         hint = f'write password = {{ file = "{file}" }} in {table}, then capkeep apply'

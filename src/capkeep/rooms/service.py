@@ -62,7 +62,7 @@ class Service(Protocol):
         """Once a second, roughly."""
 
     def let_make(self) -> None:
-        """Let whoever may only add make the repository, if there is none: once. Raises OSError."""
+        """Let whoever may only add make the repository, if there is none: once."""
 
     def hold(self) -> list[str] | None:
         """Hold removals back until `commit`, if that can be done; the names of all snapshots.

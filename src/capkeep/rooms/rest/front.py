@@ -190,18 +190,21 @@ class Front:
             self._refuse_reader()
         if name.kind == KEYS and not made and not self._makes_keys():
             raise Refusal(403, KEEPERS)
+        added = False
         try:
             if name.kind == LOCKS:
                 self._post_lock(name, request, exchange)
             else:
                 upload = self.store.write(name, request.length)
                 self._receive(upload, name, request, exchange)
+            added = True
         except AlreadyThere:
             raise Refusal(403, f"{name.path} exists; nothing is ever replaced") from None
         except NotThere as error:
             raise Refusal(404, str(error)) from None
-        if made:
-            self._making.added(name)
+        finally:
+            if made:
+                self._making.ended(name, added=added)
         with self._lock:
             self.stored += request.length
             if name.kind == "snapshots" and len(self.snapshots) < SNAPSHOTS_TOLD:

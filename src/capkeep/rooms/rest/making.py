@@ -10,7 +10,7 @@ import threading
 from typing import Final
 
 from capkeep.errors import Failure
-from capkeep.rooms.rest.names import CONFIG, KEYS, Name
+from capkeep.rooms.rest.names import CONFIG, KEYS, Name, is_hash
 from capkeep.rooms.rest.store import Store, StoreError
 
 BEGUN: Final = (
@@ -30,6 +30,7 @@ class Making:
         self._held = -1
         self._key: Name | None = None  # the only one that may come
         self._there = False  # that one is
+        self._config = False  # is on its way
 
     def begin(self) -> None:
         """From now on, unless another session is at it. The lock goes with this process, or by `close`."""
@@ -51,24 +52,26 @@ class Making:
         """Whether this object may be added. Raises StoreError.
 
         Whatever was once let begin may come in later: so the first key is the only one that ever may,
-        and the config, after which there is no other, waits until it is there.
+        and a config, after which there is no other, waits until that is there. Tell how it ended.
         """
         with self._lock:
             if not self.is_open():
                 return False
             if name.kind == CONFIG:
-                return self._there
+                first, self._config = self._there and not self._config, self._there
+                return first
             if name.kind != KEYS:
                 return False
-            if self._key is None and self._store.items(KEYS):
+            if self._key is None and any(is_hash(item.name) for item in self._store.items(KEYS)):
                 raise StoreError(Failure.REFUSED, BEGUN)
             self._key = self._key or name
             return name == self._key and not self._there
 
-    def added(self, name: Name) -> None:
-        """It is there."""
+    def ended(self, name: Name, *, added: bool) -> None:
+        """What was admitted is there, or has not come and may be tried again."""
         with self._lock:
-            self._there = self._there or name == self._key
+            self._there = self._there or (added and name == self._key)
+            self._config = self._config and name.kind != CONFIG
 
     def close(self) -> None:
         """Let others."""

@@ -17,6 +17,7 @@ from capkeep.rooms.service import (
     Rates,
     Stored,
     StoreError,
+    explain,
     folder,
 )
 
@@ -57,7 +58,10 @@ class RestService:
         """Each pair looks after itself."""
 
     def let_make(self) -> None:
-        self._making.begin()
+        try:
+            self._making.begin()
+        except OSError as error:
+            self._failed(explain(error, folder(self._brief)))
 
     def hold(self) -> list[str] | None:
         self._front.held.begin()
