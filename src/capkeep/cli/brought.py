@@ -1,6 +1,7 @@
 """snapshots and check of a repository that no room here can open: root brings the password along."""
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 from capkeep.cli.look import converse_with, finish
@@ -30,11 +31,14 @@ def snapshots(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """Check it; nothing is recorded, as nobody here could do it again. Raises CapkeepError."""
     request: Message = {"action": "check", "options": {"read_data": args.read_data}}
-    result = converse_with(_of(args, _only(args)), RoomKind.VIEWER, request, lambda _message: None)
-    code = finish(result)
-    if code == EXIT_COMPLETE and not args.json:
-        print(result.get("text"))
-    return code
+    name = _only(args)
+    result = converse_with(_of(args, name), RoomKind.VIEWER, request, lambda _message: None)
+    if args.json:
+        found = {key: result.get(key) for key in ("failure", "text")}
+        print(json.dumps({"repository": name, **found}))
+    elif result.get("failure") is None:
+        print(f"{name}: {result.get('text')}")
+    return finish(result)
 
 
 def _only(args: argparse.Namespace) -> str:
