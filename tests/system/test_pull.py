@@ -204,9 +204,8 @@ def test_a_target_keeps_its_own_key(pulling: Pulling, tmp_path: Path) -> None:
     (secret,) = [p for p in (pulling.target.base / "etc/secrets").iterdir() if p.name != "own"]
     early = server("run", "hosts.web1")
     assert early.code not in (0, 1), early
-    for _ in range(2):
-        made = server("init", "pulled.web1")
-        assert (made.code, "was never exported" in made.err) == (0, False), made
+    made = server("init", "pulled.web1")
+    assert (made.code, "was never exported" in made.err) == (0, False), made
     done = server("run", "hosts.web1")
     assert done.code == 0, done
     for verb in (("status",), ("history",), ("log", "hosts.web1"), ("target", "list")):
@@ -219,9 +218,4 @@ def test_a_target_keeps_its_own_key(pulling: Pulling, tmp_path: Path) -> None:
     assert back.code == 0, back
     file = Path(f"{pulling.place}/unsealed{pulling.target.base}/source/file")
     assert file.read_text() == "of the target\n"
-    assert server("diff", "latest", "latest", *brought).code == 0
-    for host, words in (
-        (server, "the target alone has the password of pulled.web1"),
-        (pulling.target, "with this host's own password"),
-    ):
-        assert any(words in one for one in json.loads(host("audit", "--json").out)["exceptions"])
+    assert "with this host's own password" in pulling.target("plan").out

@@ -217,8 +217,9 @@ need_password() {
   [ -d "${secret%/*}" ] || (umask 077 && mkdir -p "${secret%/*}")
   (umask 077 && head -c 30 /dev/urandom | base64 >"$secret.new") || fail 1 "$secret cannot be written"
   [ "$(wc -c <"$secret.new")" -ge 40 ] || fail 1 "no password could be made"
-  sync
+  sync "$secret.new" 2>/dev/null || :
   mv "$secret.new" "$secret"
+  sync "${secret%/*}" 2>/dev/null || :
   made_password=yes
 }
 
