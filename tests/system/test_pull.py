@@ -187,17 +187,15 @@ def test_neither_side_has_anything_to_be_mended(pulling: Pulling) -> None:
     }, server["findings"]
 
 
-def test_a_target_keeps_its_own_key(pulling: Pulling, tmp_path: Path) -> None:
+def test_a_target_keeps_its_own_key(pulling: Pulling) -> None:
     """From the configuration to the files that come back; the server has the password for one command."""
     server, text = pulling.server, pulling.config.read_text()
     line = next(row for row in text.splitlines() if row.startswith("password = "))
     sealed = text.replace(line, 'password-kept-by = "target"').replace("/repositories/", "/sealed/")
     server.configure(sealed)
     planned = server("plan")
-    assert (planned.code, "the target alone has the password of pulled.web1" in planned.out) == (
-        0,
-        True,
-    )
+    assert planned.code == 0, planned
+    assert "the target alone has the password of pulled.web1" in planned.out
     assert server("apply").code == 0
     enrolled = pulling.enroll()
     assert "WHOEVER LOSES THE PASSWORD IN" in enrolled
