@@ -56,7 +56,7 @@ def test_the_target_makes_its_repository_and_seals_what_is_in_it(pulled: Pair, j
     again = init(pulled, job)
     assert again["text"] == "the repository was there already", again
     assert made <= files(pulled, REPOSITORIES[job])
-    for _ in range(2):
+    for _ in range(2 if job == "job" else 1):
         ended = pulled.run(job)
         assert ended["outcome"] == "complete", (ended, pulled.server.said(), pulled.target.said())
 
@@ -120,10 +120,10 @@ def test_what_a_keeper_would_do_is_refused_in_one_sentence(pulled: Pair) -> None
         (told, _) = pulled.server.ask({"action": action, "repositories": ["repo"]})
         assert told["text"] == "nobody here can open repository repo: its target keeps the password"
         assert "--password-file" in str(told["hint"])
-        # Where none is named, it is the others'.
-        said = pulled.server.ask({"action": action})
-        assert said[-1]["exit_code"] == 0, said
-        assert all(m.get("repository") in (None, "", "mirror") for m in said), said
+    # Where none is named, it is the others'.
+    said = pulled.server.ask({"action": "snapshots"})
+    assert said[-1]["exit_code"] == 0, said
+    assert all(m.get("repository") in (None, "", "mirror") for m in said), said
 
 
 def test_a_password_that_opens_something_else_makes_nothing(pulled: Pair) -> None:
@@ -164,7 +164,7 @@ def test_root_brings_the_password_along_to_restore(pulled: Pair, tmp_path: Path)
     back = Path(f"{target}{pulled.target.base}/source/file")
     assert back.read_text() == "kept\n"
     listed = command(pulled, "snapshots", "borgs", "--password-file", str(brought))
-    assert (listed.returncode, listed.stdout.count("/source")) == (0, 2), listed
+    assert (listed.returncode, listed.stdout.count("/source")) == (0, 1), listed
     checked = command(pulled, "check", "borgs", "--password-file", str(brought))
     assert checked.returncode == 0, checked
     brought.write_text("a wrong one\n")
