@@ -58,8 +58,11 @@ class Pair(NamedTuple):
         (self.sshd.base / "authorized").write_text(f'restrict,command="{quoted}" {key}')
 
 
-def as_server(home: House, sshd: Sshd, source: str) -> Plan:
-    """The plan of a host that pulls: of the job the puller stands for the reader."""
+def as_server(home: House, sshd: Sshd, source: str, *, kept: bool = False) -> Plan:
+    """The plan of a host that pulls: of the job the puller stands for the reader.
+
+    `kept`: the targets keep the passwords.
+    """
     plan = home.compiled()
     jobs = tuple(job._replace(include=(source,), target=NAME) for job in plan.jobs)
     host_key = " ".join((sshd.base / "host.pub").read_text().split()[:2])
@@ -78,11 +81,29 @@ def as_server(home: House, sshd: Sshd, source: str) -> Plan:
         secrets = (*room.secrets, Secret("identity", SecretSource(file=str(identity))))
         return room._replace(kind=RoomKind.PULLER, grant=grant, secrets=secrets)
 
-    return plan._replace(jobs=jobs, targets=(target,), rooms=tuple(map(changed, plan.rooms)))
+    plan = plan._replace(jobs=jobs, targets=(target,), rooms=tuple(map(changed, plan.rooms)))
+    return _without_passwords(plan) if kept else plan
 
 
-def as_target(home: House) -> Plan:
-    """The plan of a host that is pulled from: a reader without a wire, and nothing of a repository."""
+def _without_passwords(plan: Plan) -> Plan:
+    """As `plan.compile` has it where targets keep them."""
+    kept = {r.name for r in plan.repositories if r.engine != "rdiff-backup"}
+    rooms = tuple(
+        room._replace(secrets=tuple(s for s in room.secrets if s.name != "password"))
+        for room in plan.rooms
+        if room.repository not in kept or room.kind is not RoomKind.KEEPER
+    )
+    repositories = tuple(
+        r._replace(target_keeps_password=r.name in kept) for r in plan.repositories
+    )
+    return plan._replace(repositories=repositories, rooms=rooms)
+
+
+def as_target(home: House, *, kept: bool = False) -> Plan:
+    """The plan of a host that is pulled from: a reader without a wire, and nothing of a repository.
+
+    `kept`: it has a password of its own.
+    """
     plan = home.compiled()
     repositories = tuple(r._replace(location="", pulled_by="a key") for r in plan.repositories)
     rooms = []
@@ -90,15 +111,19 @@ def as_target(home: House) -> Plan:
         if room.kind is RoomKind.READER:
             assert room.door is not None
             door = room.door._replace(uid=0, gid=0)
-            rooms.append(room._replace(wire=None, secrets=(), door=door))
+            secrets = room.secrets if kept else ()
+            rooms.append(room._replace(wire=None, secrets=secrets, door=door))
         elif room.kind is RoomKind.RUNNER:
             rooms.append(room)
     return plan._replace(repositories=repositories, rooms=tuple(rooms))
 
 
 @contextlib.contextmanager
-def pair() -> Iterator[Pair]:
-    """Both with their doors open, the server's repository made."""
+def pair(*, kept: str = "") -> Iterator[Pair]:
+    """Both with their doors open, the server's repository made; not if it is the target's to make.
+
+    `kept`: the password that the target keeps, and that the server never had.
+    """
     with house() as server, house() as target:
         base = Path(server.base, "sshd")
         base.mkdir()
@@ -107,14 +132,17 @@ def pair() -> Iterator[Pair]:
             config = Path(home.base, "etc/capkeep.toml")
             config.write_text(config.read_text() + ENGINES.format(base=home.base))
         made = Pair(server, target, sshd)
-        target.plan = as_target(target)
+        target.plan = as_target(target, kept=bool(kept))
         target.apply(target.plan)
-        server.plan = as_server(server, sshd, f"{target.base}/source")
+        server.plan = as_server(server, sshd, f"{target.base}/source", kept=bool(kept))
         server.apply(server.plan)
+        if kept:
+            Path(target.base, "etc/secrets/repo").write_text(f"{kept}\n")
+            Path(server.base, "etc/secrets/repo").unlink()
         made.enroll()
         argv = ["/usr/sbin/sshd", "-D", "-e", "-f", str(base / "sshd_config")]
         with running(argv, sshd.port), target.doors(), server.doors():
-            said = server.ask({"action": "init"})
+            said = server.ask({"action": "init", "repositories": ["mirror"] if kept else []})
             assert said[-1]["exit_code"] == 0, said
             yield made
 

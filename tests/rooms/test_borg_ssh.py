@@ -17,12 +17,14 @@ from capkeep.plan.model import Access
 from capkeep.rooms import remote as there
 from capkeep.rooms.remote import SshLine, SshPlace
 from capkeep.rooms.rest.ssh import Login
+from capkeep.rooms.scripts import TOOLS
 from capkeep.rooms.service import StoreError
 from tests.engines import borg_programs
 from tests.rooms import test_vault_borg as here
 from tests.rooms.borgkit import Borg
 from tests.rooms.house import wait_for
 from tests.rooms.test_vault_engines import Sshd, running
+from tests.rooms.test_vault_making import HOSTILE
 from tests.rooms.vaultkit import Pairs, Vault, failures, free_port
 
 pytestmark = pytest.mark.timeout(300)  # several programs start for each call of the engine
@@ -42,6 +44,7 @@ class Remote(Borg):
         self.hosts = sshd.hosts
         self.key = sshd.key()
         self.port = sshd.port
+        self.kept = False  # the password by the target, which makes the repository
         place = f"ssh://root@127.0.0.1:{sshd.port}{self.repository}"
         self.call = self.call._replace(repository=place)
 
@@ -50,7 +53,7 @@ class Remote(Borg):
         place = f"ssh://root@127.0.0.1:{self.port}{self.repository}"
         return Vault(
             place, self.base / "state", access, secrets=self.key, options=options,
-            engine=("borg", self.program),
+            engine=("borg", self.program), kept=self.kept, make=self.kept and access is Access.APPEND,
         )  # fmt: skip
 
     def run(
@@ -97,6 +100,14 @@ def remote(sshd: Sshd, base: Path, near: str, far: str) -> Remote:
     return found
 
 
+def attack_while_making(borg: Remote) -> dict[str, str]:
+    command = ENGINE.snapshots(borg.call)
+    argv = (*borg.call.interpreter, HOSTILE, TOOLS)
+    done = borg.run(command._replace(argv=argv))
+    ends: dict[str, str] = json.loads(done.stdout)
+    return ends
+
+
 @pytest.mark.parametrize("near, far", [("1.2", "1.4"), ("1.4", "1.2")])
 def test_a_hostile_reader_costs_no_archive_there_either(
     sshd: Sshd, tmp_path: Path, near: str, far: str
@@ -121,6 +132,23 @@ def test_a_hostile_reader_costs_no_archive_there_either(
     borg.admin(ENGINE.prune(borg.call))
     assert not segments <= {p for p in (borg.repository / "data").rglob("*") if p.is_file()}
     assert borg.snapshots() == (newest,)
+
+
+def test_a_target_that_keeps_its_key_makes_one_repository_there(sshd: Sshd, tmp_path: Path) -> None:
+    programs = borg_programs()
+    borg = Remote(tmp_path, programs["1.4"], sshd, programs["1.2"])
+    borg.kept = True
+    assert attack_while_making(borg) == {
+        "make": "done", "again": "PathNotAllowed", "key": "done", "second key": "InvalidRPCMethod",
+        "empty key": "InvalidRPCMethod", "destroy": "InvalidRPCMethod", "put": "done", "commit": "done",
+        "key of one that is there": "InvalidRPCMethod", "has": "the first key",
+    }  # fmt: skip
+    assert "append_only = 0" in (borg.repository / "config").read_text()
+    borg.repository = borg.base / "another"
+    borg.repository.mkdir()
+    borg.call = borg.call._replace(repository=f"ssh://root@127.0.0.1:{sshd.port}{borg.repository}")
+    made = borg.run(ENGINE.init(borg.call))
+    assert made.returncode == 0, made.stderr.decode()
 
 
 def test_what_goes_wrong_there_is_said(sshd: Sshd, tmp_path: Path) -> None:

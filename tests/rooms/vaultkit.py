@@ -27,6 +27,7 @@ from capkeep.plan.model import (
     Room,
     RoomKind,
 )
+from capkeep.rooms.vault import MAKE
 from tests.rooms.h2 import Client, say
 
 PACKAGE: Final = str(Path(__file__).parents[2] / "src")
@@ -49,15 +50,22 @@ class Vault:
         environment: Pairs = (),
         floor: int = 1 << 20,
         engine: tuple[str, str] = ("restic", "/usr/bin/restic"),
+        kept: bool = False,
+        make: bool = False,
     ) -> None:
+        """`kept`: its target keeps the password; `make`: the room asks to let it be made."""
         self.handover, far = socket.socketpair()
         brief = _brief(location, state, access, (secrets, options, environment), floor)
         assert brief.repository is not None
         name, program = engine
-        repository = brief.repository._replace(engine=name, program=program)
+        repository = brief.repository._replace(
+            engine=name, program=program, target_keeps_password=kept
+        )
         self.near, self.child = _start(brief._replace(repository=repository))
         with far:
             socket.send_fds(self.near, [b'{"handover":true}\n'], [far.fileno()])
+        if make:
+            self.near.sendall(MAKE)
 
     def __enter__(self) -> "Vault":
         return self

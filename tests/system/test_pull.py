@@ -59,6 +59,19 @@ class Pulling:
         self.config = Path(server.base, "etc/capkeep.toml")
         self.place = place
 
+    def enroll(self) -> str:
+        """By the script, which says something."""
+        printed = self.server("enroll", "web1", "--print")
+        assert printed.code == 0, printed
+        # The target's places are not those of a whole host.
+        script = printed.out.replace("/etc/capkeep/", f"{self.target.base}/etc/")
+        script = script.replace("config=/etc/capkeep", f"config={self.target.base}/etc")
+        script = script.replace("home=/opt/capkeep", f"home={self.target.base}/opt")
+        done = subprocess.run(["/bin/sh"], input=script.encode(), capture_output=True, timeout=120,
+                              check=False)  # fmt: skip
+        assert done.returncode == 0, done
+        return done.stdout.decode()
+
 
 @contextlib.contextmanager
 def doors(host: Host) -> Iterator[None]:
@@ -102,15 +115,7 @@ def pulling() -> Iterator[Pulling]:
     try:
         made = server("apply")
         assert made.code == 0, made
-        printed = server("enroll", "web1", "--print")
-        assert printed.code == 0, printed
-        # The target's places are not those of a whole host.
-        script = printed.out.replace("/etc/capkeep/", f"{target.base}/etc/")
-        script = script.replace("config=/etc/capkeep", f"config={target.base}/etc")
-        script = script.replace("home=/opt/capkeep", f"home={target.base}/opt")
-        done = subprocess.run(["/bin/sh"], input=script.encode(), capture_output=True, timeout=120,
-                              check=False)  # fmt: skip
-        assert done.returncode == 0, done
+        Pulling(server, target, place).enroll()
         with (
             running(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], port),
             doors(target), doors(server),
@@ -180,3 +185,35 @@ def test_neither_side_has_anything_to_be_mended(pulling: Pulling) -> None:
     assert {(f["kind"], f["mend"]) for f in server["findings"]} == {
         ("probe", "capkeep target check gone")
     }, server["findings"]
+
+
+def test_a_target_keeps_its_own_key(pulling: Pulling) -> None:
+    """From the configuration to the files that come back; the server has the password for one command."""
+    server, text = pulling.server, pulling.config.read_text()
+    line = next(row for row in text.splitlines() if row.startswith("password = "))
+    sealed = text.replace(line, 'password-kept-by = "target"').replace("/repositories/", "/sealed/")
+    server.configure(sealed)
+    planned = server("plan")
+    assert planned.code == 0, planned
+    assert "the target alone has the password of pulled.web1" in planned.out
+    assert server("apply").code == 0
+    enrolled = pulling.enroll()
+    assert "WHOEVER LOSES THE PASSWORD IN" in enrolled
+    (secret,) = [p for p in (pulling.target.base / "etc/secrets").iterdir() if p.name != "own"]
+    early = server("run", "hosts.web1")
+    assert early.code not in (0, 1), early
+    made = server("init", "pulled.web1")
+    assert (made.code, "was never exported" in made.err) == (0, False), made
+    done = server("run", "hosts.web1")
+    assert done.code == 0, done
+    for verb in (("status",), ("history",), ("log", "hosts.web1"), ("target", "list")):
+        said = server(*verb)
+        assert said.code in (0, 1), said  # the other target never answers
+    refused = server("snapshots")
+    assert (refused.code, "its target keeps the password" in refused.err) == (4, True), refused
+    brought = ("-r", "pulled.web1", "--password-file", str(secret))
+    back = server("restore", "latest", *brought, "--to", str(pulling.place / "unsealed"))
+    assert back.code == 0, back
+    file = Path(f"{pulling.place}/unsealed{pulling.target.base}/source/file")
+    assert file.read_text() == "of the target\n"
+    assert "with this host's own password" in pulling.target("plan").out

@@ -70,6 +70,12 @@ to = "a@example.org"
 jobs = ["hosts"]
 """
 
+# The same, with targets that keep their passwords.
+KEPT = SERVER.replace(
+    'password = { file = "@/of-{target}" }', 'password-kept-by = "target"'
+).replace('copies = { into = ["away"] }\n[jobs.hosts.check]\nafter-backup = true\n'
+          '[jobs.hosts.retention]\nkeep-daily = 3\n[jobs.hosts.drill]\n', "")  # fmt: skip
+
 TARGET = f"""\
 [engines.restic]
 program = "@/restic"

@@ -22,7 +22,7 @@ from capkeep.rooms.protocol import Message
 from capkeep.rooms.pull.asked import NAME_MOST, NOT_IN_NAMES, TAGS_MOST, request_of
 from capkeep.rooms.pull.link import SETTABLE
 from capkeep.values import SecretSource, ValueMistake
-from tests.unit.pulled import ECDSA, ED25519, SERVER, Host, RootsOwn
+from tests.unit.pulled import ECDSA, ED25519, KEPT, SERVER, Host, RootsOwn
 from tests.unit.pulled import TARGET as ANSWERER
 
 
@@ -496,3 +496,95 @@ def test_no_two_rooms_of_targets_are_called_the_same(
         for name in one.repositories
     ]
     assert len(set(rooms)) == len(names) * len(target_names) * len(kept)
+
+
+# -- a target that keeps its password
+
+
+def test_a_password_that_the_target_keeps(host: Host) -> None:
+    found = {r.name: r for r in host.load(KEPT).repositories}
+    kept, usual = found["pulled.web1"], found["local"]
+    assert kept.target_keeps_password
+    assert (kept.password, kept.secrets) == (SecretSource(), ())
+    assert not usual.target_keeps_password
+    explicit = SERVER.replace('"@/of-{target}" }', '"@/of-{target}" }\npassword-kept-by = "server"')
+    assert not any(r.target_keeps_password for r in host.load(explicit).repositories)
+    assert tomllib.loads(as_toml(host.load(KEPT)))["repositories"]["pulled"] == {
+        **tomllib.loads(KEPT)["repositories"]["pulled"],
+        **tomllib.loads(as_toml(host.load(KEPT)))["repositories"]["pulled"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "was, now, key, words",
+    [
+        ('password-kept-by = "target"', 'password-kept-by = "nobody"',
+         "repositories.pulled.password-kept-by", "'server' or 'target'"),
+        ('password-kept-by = "target"', 'password-kept-by = "target"\npassword = { file = "@/secret" }',
+         "repositories.pulled.password", "the target keeps the password, and nobody here has one"),
+        ('password-kept-by = "target"', 'password-kept-by = "target"\nkey-exported = true',
+         "repositories.pulled.key-exported", "no key here"),
+        ('password-kept-by = "target"',
+         'password-kept-by = "target"\nkeeper-credentials.X_ID = { file = "@/secret" }',
+         "repositories.pulled.keeper-credentials", "no keeper here"),
+        ('location = "/srv/local"\npassword = { file = "@/secret" }',
+         'location = "/srv/local"\npassword-kept-by = "target"',
+         "repositories.local.password-kept-by", "it has no {target}"),
+        ('schedule = ["03:00"]\n', 'schedule = ["03:00"]\ncopies = { into = ["away"] }\n',
+         "jobs.hosts.copies", "nobody here can open pulled"),
+        ('schedule = ["03:00"]\n', 'schedule = ["03:00"]\ndrill = {}\n',
+         "jobs.hosts.drill", "nobody here can open pulled"),
+        ('schedule = ["03:00"]\n', 'schedule = ["03:00"]\ncheck = { after-backup = true }\n',
+         "jobs.hosts.check", "nobody here can open pulled"),
+        ('schedule = ["03:00"]\n', 'schedule = ["03:00"]\nretention = { keep-last = 3 }\n',
+         "jobs.hosts.retention", "nobody here can open pulled"),
+        ('repositories = ["pulled"]\ninclude = ["/etc"', 'repositories = ["pulled", "away"]\ninclude = ["/etc"',
+         "jobs.hosts.repositories[1]", "seals all that it sends"),
+        ("[targets.db]\n", '[targets.db]\nway = "sftp"\n',
+         "jobs.bases.repositories[0]", "the engine runs here"),
+    ],
+)  # fmt: skip
+def test_what_needs_a_password_here_cannot_be(
+    host: Host, was: str, now: str, key: str, words: str
+) -> None:
+    text = KEPT.replace(was, now, 1)
+    assert text != KEPT
+    found = host.mistakes(text)
+    assert [m.key for m in found] == [key], found
+    assert words in found[0].problem
+    assert found[0].line
+    assert found[0].hint
+
+
+def test_a_mirror_has_no_password_to_be_kept(host: Host) -> None:
+    text = KEPT.replace('[repositories.pulled]\nengine = "restic"',
+                        '[repositories.pulled]\nengine = "rdiff-backup"')  # fmt: skip
+    text = text.replace("[pull]", '[engines.rdiff-backup]\nprogram = "@/restic"\n[pull]')
+    found = {m.key: m.problem for m in host.mistakes(text)}
+    assert found["repositories.pulled.password-kept-by"] == "rdiff-backup knows no password"
+
+
+def test_a_copy_cannot_be_made_for_whoever_keeps_the_password(host: Host) -> None:
+    text = KEPT.replace('repositories = ["pulled"]\ninclude = ["/etc"',
+                        'repositories = ["away"]\ncopies = { into = ["pulled"] }\ninclude = ["/etc"')  # fmt: skip
+    (mistake,) = host.mistakes(text)
+    assert mistake.key == "jobs.hosts.copies.into[0]"
+    assert "a copy is made with one that is here" in mistake.problem
+
+
+def test_what_is_usual_elsewhere_falls_away_for_it(host: Host) -> None:
+    defaults = (
+        "[defaults]\ncheck = { after-backup = true }\nretention = { keep-last = 3 }\ndrill = {}\n"
+    )
+    config = host.load(KEPT.replace("[pull]", f"{defaults}[pull]"))
+    sealed, own = config.jobs[0], config.jobs[-1]
+    assert (sealed.check, sealed.retention, sealed.drill) == (None, None, None)
+    assert all((own.check, own.retention, own.drill))
+
+
+def test_on_a_target_nobody_else_could_keep_it(host: Host) -> None:
+    text = ANSWERER.replace(
+        'pulled-by = "' + ED25519, 'password-kept-by = "target"\npulled-by = "' + ED25519
+    )
+    (mistake,) = host.mistakes(text)
+    assert mistake.key == "repositories.backup1.password-kept-by"

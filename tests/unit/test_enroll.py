@@ -21,7 +21,7 @@ from capkeep.host.ssh_keys import parse
 from capkeep.report.style import PLAIN
 from capkeep.report.targets import key_lines
 from capkeep.values import SecretSource
-from tests.unit.pulled import ECDSA, ED25519, SERVER, Host, RootsOwn
+from tests.unit.pulled import ECDSA, ED25519, KEPT, SERVER, Host, RootsOwn
 from tests.unit.test_ssh_keys import KEY
 
 OTHER = KEY[:-4] + "AAAA"
@@ -235,3 +235,60 @@ def test_targets_are_read_from_a_configuration_with_mistakes(tmp_path: Path) -> 
     (tmp_path / "conf.d/wrong.toml").write_text("this is no TOML")
     with pytest.raises(MistakesError):
         scan.written(str(tmp_path), user_mode=True)
+
+
+# -- a target that keeps its password
+
+
+def test_the_password_that_a_target_keeps_is_in_its_part(host: Host) -> None:
+    config = host.load(KEPT)
+    key = parse(ED25519)
+    assert key is not None
+    sealed = enroll.enrolment(config, enroll.target_of(config, "web1"), key, "backup1")
+    assert sealed.keeps_password
+    read = tomllib.loads(drop_in(sealed))
+    assert read["repositories"]["backup1"]["password"] == {
+        "file": "/etc/capkeep/secrets/pulled-by-backup1"
+    }
+    assert "password" not in drop_in(sealed._replace(keeps_password=False))
+    assert "umask 077" in script(sealed, "1.0")
+
+
+def _passwords(tmp_path: Path, **changes: object) -> tuple[int, str]:
+    """What the part of the script does that sees to the password: its end, and all that it says."""
+    text = script(
+        enrolment(keeps_password=True, **changes), "1.0", ground=Ground(f"{tmp_path}/etc")
+    )
+    text = text.replace("\nmain write_it\n", "\nneed_password\nsay_password\n")
+    done = subprocess.run(["/bin/sh", "-s"], input=text.encode(), capture_output=True, timeout=20,
+                          check=False, env={"PATH": "/usr/bin:/bin"})  # fmt: skip
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+def test_a_password_is_made_once_and_never_exchanged(tmp_path: Path) -> None:
+    secret, part = (
+        tmp_path / "etc/secrets/pulled-by-backup1",
+        tmp_path / "etc/conf.d/pulled-by-backup1.toml",
+    )
+    code, said = _passwords(tmp_path)
+    assert code == 0, said
+    assert f"made {secret}" in said
+    assert f"WHOEVER LOSES THE PASSWORD IN {secret} LOSES EVERY BACKUP" in said
+    made = secret.read_text()
+    assert made not in said
+    assert (secret.stat().st_mode & 0o777, secret.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(made.strip()) == 40
+    assert sorted(p.name for p in secret.parent.iterdir()) == ["pulled-by-backup1"]
+    part.parent.mkdir()
+    part.write_text(drop_in(enrolment(keeps_password=True), Ground(f"{tmp_path}/etc")))
+    code, said = _passwords(tmp_path)
+    assert (code, secret.read_text(), "made " in said) == (0, made, False)
+    assert "WHOEVER LOSES" in said
+    part.write_text(part.read_text().replace(f'{{ file = "{secret}" }}', '{ credential = "own" }'))
+    code, said = _passwords(tmp_path)
+    assert (code, secret.read_text()) == (4, made)
+    assert 'password = { credential = "own" }' in said
+    part.unlink()
+    secret.write_text("")
+    code, said = _passwords(tmp_path)
+    assert (code, "there, and empty" in said) == (4, True), said

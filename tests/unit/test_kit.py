@@ -34,9 +34,10 @@ KIT = Kit(
     (),
     (("capkeep.toml", "x = 1\n"),),
 )
-# Of another machine's programs, and of what a restore has no use for.
+# Of another machine's programs, of what a restore has no use for, and of what nobody here can open.
 LEFT_OUT = {
     "name", "program", "environment_folder", "key_exported", "pulled_by", "quota_bytes",
+    "target_keeps_password",
 }  # fmt: skip
 
 

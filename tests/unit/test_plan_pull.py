@@ -8,6 +8,8 @@ from capkeep.cli.in_place import refuse_repository
 from capkeep.config.mistakes import MistakesError
 from capkeep.config.model import Config
 from capkeep.errors import RefusedError
+from capkeep.host.audit import who_has_keys
+from capkeep.host.keys import Keys
 from capkeep.host.private import refuse_private
 from capkeep.plan import codec, hooks
 from capkeep.plan.compile import HostFacts, compile_plan, configured, users_needed
@@ -17,6 +19,7 @@ from capkeep.plan.model import (
     Job,
     Mode,
     Plan,
+    Repository,
     Room,
     RoomKind,
     View,
@@ -28,7 +31,7 @@ from capkeep.plan.timetable import is_remote, whole
 from capkeep.rooms.protocol import ProtocolError
 from capkeep.run.vocabulary import answer
 from capkeep.run.walk import Walk
-from tests.unit.pulled import ECDSA, ED25519, SERVER, TARGET, Host, RootsOwn
+from tests.unit.pulled import ECDSA, ED25519, KEPT, SERVER, TARGET, Host, RootsOwn
 from tests.unit.test_compile import PLACES, SYSTEM
 
 DOOR = "/run/capkeep/reader-hosts.web1-pulled.web1.sock"
@@ -287,3 +290,48 @@ def test_nobody_logs_in_where_nobody_comes(host: Host) -> None:
 
 def readers(plan: Plan) -> list[Room]:
     return [r for r in plan.rooms if r.name.startswith("reader-")]
+
+
+def test_of_a_password_that_the_target_keeps_nothing_is_here(host: Host) -> None:
+    plan = planned(host.load(KEPT))
+    repository = plan.repository("pulled.web1")
+    assert (repository.target_keeps_password, repository.key_exported) == (True, True)
+    own = {room.kind: room for room in plan.rooms if room.repository == "pulled.web1"}
+    assert set(own) == {RoomKind.PULLER, RoomKind.VAULT, RoomKind.VIEWER, RoomKind.RESTORER}
+    assert [s.name for room in own.values() for s in room.secrets] == ["identity"]
+    assert {w.access for room in own.values() for w in room.wires} == {Access.APPEND}
+    assert {r.kind for r in plan.rooms if r.repository == "local"} > {RoomKind.KEEPER}
+    assert codec.loads(Plan, codec.dumps(plan)) == plan
+    brief = outline(plan, own[RoomKind.VAULT], Walls(()))
+    assert brief.repository is not None
+    assert brief.repository.target_keeps_password
+    assert next(iter(who_has_keys(plan))) == (
+        "the target alone has the password of pulled.web1: nobody here can open it"
+    )
+    (said,) = who_has_keys(planned(host.load(TARGET)))
+    assert said.startswith(
+        "reader-sealed-backup2 seals what backup2 comes for with this host's own"
+    )
+
+
+def test_what_only_a_keeper_could_do_is_not_asked_of_anybody(host: Host) -> None:
+    plan = planned(host.load(KEPT))
+    asked: list[str] = []
+
+    class Asked(Walk):
+        def __init__(self) -> None:
+            self.to_copy = []
+
+        def snapshots(self, repository: Repository) -> int:
+            asked.append(repository.name)
+            return 0
+
+    brief = outline(plan, plan.runner, Walls(()))
+    assert answer(plan, Asked(), brief, {"action": "snapshots"}) == 0
+    assert asked == ["local"]
+    for named in ("pulled.db", "pulled"):
+        with pytest.raises(RefusedError, match="its target keeps the password") as refused:
+            answer(plan, Asked(), brief, {"action": "snapshots", "repositories": [named]})
+        assert "--password-file" in refused.value.hint
+    with pytest.raises(RefusedError, match="its target keeps the password"):
+        Keys(plan, "pulled.web1")

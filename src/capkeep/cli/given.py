@@ -114,7 +114,7 @@ def _heard(channel: Channel, on_event: "Callable[[Message], None]") -> Message:
 def _door(args: argparse.Namespace) -> "Door":
     from capkeep.cli.look import repository_name
     from capkeep.plan.load import load_plan
-    from capkeep.plan.model import RoomKind
+    from capkeep.plan.model import RoomKind, closed
 
     plan = load_plan(resolve(args))
     givers = {r.repository: r for r in plan.rooms if r.kind is RoomKind.GIVER}
@@ -124,7 +124,11 @@ def _door(args: argparse.Namespace) -> "Door":
             hint="use sudo; or an administrator writes members-restore = true in [host], for members"
             " to get back what they could read (of restic's repositories)",
         )
-    room = givers.get(repository_name(plan, args.repository))
+    name = repository_name(plan, args.repository)
+    if plan.repository(name).target_keeps_password:
+        text, hint = closed(name)
+        raise RefusedError(text, hint=hint)
+    room = givers.get(name)
     if room is None or room.door is None:
         raise RefusedError(
             f"only root may look into {args.repository}",

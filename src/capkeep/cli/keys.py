@@ -144,11 +144,22 @@ def new_password(source: str, what: str = "password") -> str:
     elif source == "-":
         text = secret_text(sys.stdin.buffer.read(PASSWORD_BYTES + 1))
     else:
-        try:
-            with open(source, "rb") as file:
-                text = secret_text(file.read(PASSWORD_BYTES + 1))
-        except OSError as error:
-            raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+        return password_in(source, what)
+    return _one_line(text, what)
+
+
+def password_in(source: str, what: str = "password") -> str:
+    """What a file holds. Raises UsageError."""
+    from capkeep.values import secret_text
+
+    try:
+        with open(source, "rb") as file:
+            return _one_line(secret_text(file.read(PASSWORD_BYTES + 1)), what)
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _one_line(text: str, what: str) -> str:
     if not text or "\n" in text or "\0" in text or len(text) > PASSWORD_BYTES:
         raise UsageError(f"a {what} is one line of at most 4096 characters, and not empty")
     return text

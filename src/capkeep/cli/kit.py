@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from capkeep import __version__
@@ -10,6 +11,7 @@ from capkeep.cli import output
 from capkeep.cli.keys import new_password
 from capkeep.cli.look import plan_for, repository_name
 from capkeep.errors import EXIT_COMPLETE, UsageError
+from capkeep.plan.model import closed
 
 if TYPE_CHECKING:
     from capkeep.host.sealing import Sealing
@@ -53,7 +55,11 @@ def _kit(args: argparse.Namespace) -> int:
         args, "make a recovery kit", "whoever has one can read every file in the backups"
     )
     names = [repository_name(plan, name) for name in args.repositories]
-    kit = _gather(args, plan, names or [r.name for r in plan.repositories])
+    if not names:
+        names = [r.name for r in plan.repositories if not r.target_keeps_password]
+        for name in (r.name for r in plan.repositories if r.target_keeps_password):
+            print(f"capkeep: not in the kit: {closed(name)[0]}", file=sys.stderr)
+    kit = _gather(args, plan, names)
     text = script(kit).encode(errors="surrogateescape")
     output.put(args, seal(text, sealing))
     _note(plan, kit)

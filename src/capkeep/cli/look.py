@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capkeep.host.start import Target
-    from capkeep.plan.model import Plan, RoomKind
+    from capkeep.plan.model import Plan, Repository, RoomKind
     from capkeep.rooms.protocol import Message
 
 
@@ -56,8 +56,35 @@ def add_verb(
     """A verb that works on one repository."""
     verb = commands.add_parser(name, help=summary)
     verb.add_argument("--repository", "-r", default="", help="needed where there are several")
+    add_password(verb)
     verb.set_defaults(handler=handler)
     return verb
+
+
+def add_password(verb: argparse.ArgumentParser) -> None:
+    """What opens a repository whose password its target keeps, for one command."""
+    verb.add_argument(
+        "--password-file", metavar="FILE", default="",
+        help="holds the password that the target keeps, where this host has none; it is not stored",
+    )  # fmt: skip
+
+
+def brought(args: argparse.Namespace, repository: "Repository") -> str:
+    """The password that is brought along; "" where the room has one. Raises RefusedError, UsageError."""
+    from capkeep.cli.keys import password_in
+    from capkeep.plan.model import closed
+
+    if not repository.target_keeps_password:
+        if args.password_file:
+            said = (
+                f"repository {repository.name} is opened with the password that is configured here"
+            )
+            raise UsageError(said, hint="leave --password-file out")
+        return ""
+    if not args.password_file:
+        text, hint = closed(repository.name)
+        raise RefusedError(text, hint=hint)
+    return password_in(args.password_file)
 
 
 def plan_for(args: argparse.Namespace, what: str, why: str) -> "Plan":
@@ -94,10 +121,11 @@ def converse_with(
     plan = plan_for(args, "look into snapshots", why)
     name = repository_name(plan, args.repository)
     room = next(r for r in plan.rooms if r.kind is kind and r.repository == name)
+    password = brought(args, plan.repository(name))
     if target:
         grant = room.grant._replace(write=(*room.grant.write, target.path))
         room = room._replace(grant=grant)
-    return converse(plan, room, request, on_event, target, on_ready)
+    return converse(plan, room, request, on_event, target, on_ready, password=password)
 
 
 def finish(result: "Message") -> int:

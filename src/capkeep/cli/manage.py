@@ -99,6 +99,11 @@ def _plan(args: argparse.Namespace) -> int:
         for line in times_lines(times):
             print(line)
     if not lacks_users:
+        if not args.json:
+            from capkeep.host.audit import who_has_keys
+
+            for line in who_has_keys(compiler.draft()):
+                print(line)
         _remark(args, compiler)
         _tell_strangers(args, compiler)
     return EXIT_COMPLETE

@@ -48,13 +48,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
                        help="also read data: a percentage (10%%), a size (5G) or n/t (1/30)")  # fmt: skip
     check.add_argument("--job", metavar="JOB", action="append", default=[], dest="jobs",
                        help="check this job's repositories, as its table `check` says")  # fmt: skip
+    _password_option(check)
     check.set_defaults(handler=_check)
     init = commands.add_parser("init", help="make the repositories that are not there yet")
     init.add_argument("repositories", nargs="*", metavar="REPOSITORY", help="default: all")
     init.set_defaults(handler=_init)
     snapshots = commands.add_parser("snapshots", help="list snapshots")
     snapshots.add_argument("repositories", nargs="*", metavar="REPOSITORY", help="default: all")
+    _password_option(snapshots)
     snapshots.set_defaults(handler=_snapshots)
+
+
+def _password_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--password-file", metavar="FILE", default="",
+        help="holds the password that a target keeps, of the one repository meant (root only)",
+    )  # fmt: skip
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -89,6 +98,10 @@ def _remind(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> int:
     if args.jobs and (args.repositories or args.read_data):
         raise UsageError("a job says itself which repositories are checked, and how")
+    if args.password_file:
+        from capkeep.cli.brought import check
+
+        return check(args)
     if args.jobs:
         return ask(args, {"action": "check", "jobs": args.jobs})
     request: Message = {"action": "check", "repositories": args.repositories}
@@ -103,6 +116,11 @@ def _init(args: argparse.Namespace) -> int:
 
 def _snapshots(args: argparse.Namespace) -> int:
     from capkeep.report.snapshots import show_snapshots
+
+    if args.password_file:
+        from capkeep.cli.brought import snapshots
+
+        return snapshots(args)
 
     coming: list[object] = []
     found: dict[str, list[object]] = {}

@@ -18,7 +18,7 @@ class RepositoryConfig:
     location: (
         Location  # a local one is resolved: no symbolic link in it; "pulled": its server has it
     )
-    password: SecretSource  # an empty one where the engine knows no password
+    password: SecretSource  # an empty one where the engine knows none, or nobody here does
     credentials: tuple[tuple[str, SecretSource], ...] = ()  # environment variables, vault alone
     keeper_credentials: tuple[tuple[str, SecretSource], ...] = ()  # in place of those, to remove
     environment: tuple[tuple[str, str], ...] = ()
@@ -33,6 +33,7 @@ class RepositoryConfig:
     key_exported: bool = False
     environment_folder: str = ""  # the virtual environment that the program lies in
     pulled_by: str = ""  # the public key of the server that has it: this host is a target
+    target_keeps_password: bool = False  # it is a target's, and nobody here can open it
     owners: str = "metadata"  # of a mirror's files: "names" and "numbers" are for the disk too
 
     @property

@@ -10,7 +10,7 @@ from typing import Final
 from capkeep.config import ssh, syntax
 from capkeep.config.expand import TARGET, Pulls, secrets_with_target
 from capkeep.config.jobs import JobTable
-from capkeep.config.mistakes import Collector
+from capkeep.config.mistakes import Collector, dotted
 from capkeep.config.model import RepositoryConfig, TargetConfig
 from capkeep.config.secrets import check_secret
 from capkeep.config.sources import Owner
@@ -30,6 +30,9 @@ SERVERS: Final = (
 LEFT: Final = frozenset(("engine", "password", "pulled_by"))  # of a repository's keys
 # What [defaults] say that means nothing for a job with targets.
 OWN: Final = ("host",)
+KEEPING: Final = "target"  # who has the password, in place of this host
+# What needs somebody here who can open the repository.
+OPENED: Final = ("check", "retention", "drill", "copies")
 
 Table = Checked[syntax.Repository]
 Tables = Mapping[str, Table]
@@ -38,6 +41,17 @@ Tables = Mapping[str, Table]
 def is_template(table: Table) -> bool:
     """Whether the table stands for a repository of each target."""
     return TARGET in table.model.location
+
+
+def is_sealed(table: Table) -> bool:
+    """Whether the target alone has the repository's password."""
+    return table.model.password_kept_by == KEEPING
+
+
+def sealed(table: JobTable, repositories: Tables) -> tuple[str, ...]:
+    """The repositories that a job sends files to and that nobody here can open."""
+    names = table.model.repositories
+    return tuple(n for n in names if n in repositories and is_sealed(repositories[n]))
 
 
 def is_answered(table: JobTable, repositories: Tables) -> bool:
@@ -82,6 +96,21 @@ def check_repository(
     )
 
 
+def check_sealed(table: Table, traits: Traits, collector: Collector) -> None:
+    """Of a repository whose password its target keeps: whatever would need a password here."""
+    place = table.at("password-kept-by")
+    if not traits.password:
+        collector.mistake(place, f"{table.model.engine} knows no password", "take it away")
+    for field, what in (
+        ("password", "the target keeps the password, and nobody here has one"),
+        ("keeper_credentials", "the target keeps the password, so there is no keeper here"),
+        ("key_exported", "the target keeps the password, so there is no key here to export"),
+    ):
+        if table.gives(field):
+            hint = f"take it away, or password-kept-by from [{dotted(table.path)}]"
+            collector.mistake(table.at(kebab(field)), what, hint)
+
+
 class PullChecker:
     """Looks at one job after another, with its table and the targets that it names."""
 
@@ -124,6 +153,7 @@ class PullChecker:
         """A job on the server."""
         mistake = self._collector.mistake
         self._places(table)
+        self._sealed(table)
         if table.own("dumps"):
             said = "dumps are made on the host that the databases are on, and that is not this one"
             hint = "take it away; have the target write them into a directory that include names"
@@ -161,12 +191,40 @@ class PullChecker:
                     f'{name} is a mirror, and by way = "sftp" inode numbers change with every look',
                     "name repositories of restic or borg, or make another job for these targets",
                 )
+        for name, field, path in self._named(table):
+            if field == "repositories" and is_sealed(self._repositories[name]):
+                self._collector.mistake(
+                    table.at(field, *path),
+                    f'the target keeps the password of {name}, and by way = "sftp" the engine runs here',
+                    "name a repository that has a password here, or make another job for these targets",
+                )
         if table.model.one_file_system:
             self._collector.mistake(
                 table.at("one-file-system"),
                 'by way = "sftp" all of a target looks like one filesystem',
                 "take it away, and exclude what is not to be kept",
             )
+
+    def _sealed(self, table: JobTable) -> None:
+        """What nobody can do where nobody can open the repository."""
+        found = sealed(table, self._repositories)
+        for name, field, path in self._named(table):
+            place = table.at(field, *path)
+            if field == "copies" and is_sealed(self._repositories[name]):
+                said = f"the target keeps the password of {name}, and a copy is made with one that is here"
+                self._collector.mistake(place, said, "copy into one with a password")
+            elif field == "repositories" and found and name not in found:
+                self._collector.mistake(
+                    place,
+                    f"the target seals all that it sends with the password that it keeps for {found[0]},"
+                    f" and {name} has another one here",
+                    f'take it away, or write password-kept-by = "target" in [repositories.{name}] too',
+                )
+        for what in OPENED if found else ():
+            if table.own(what):
+                said = f"nobody here can open {found[0]}: the target keeps its password"
+                hint = f"take it away, or password-kept-by from [repositories.{found[0]}]"
+                self._collector.mistake(table.at(what), said, hint)
 
     def _places(self, table: JobTable) -> None:
         """Where such a job keeps what it gets."""
@@ -245,6 +303,7 @@ class Survey:
         """A job over the defaults, without those that mean nothing for files that another host keeps."""
         table = JobTable(name, own, defaults)
         gone: tuple[str, ...] = OWN if table.own("targets") else ()
+        gone += OPENED if sealed(table, self._repositories) else ()
         if is_answered(table, self._repositories):
             gone = SERVERS
         left = {field: found for field, found in defaults.items() if field not in gone}
@@ -254,6 +313,7 @@ class Survey:
     def pulls(self, collector: Collector, *, all_read: bool) -> Pulls:
         """Which repository each target needs; a mistake for all that cannot be."""
         _check_templates(self._repositories, collector)
+        _check_sealed_places(self._repositories, collector)
         _check_keys(self._repositories, collector)
         checker = PullChecker(self._repositories, collector)
         templates = frozenset(n for n, table in self._repositories.items() if is_template(table))
@@ -279,6 +339,15 @@ def _check_templates(tables: Tables, collector: Collector) -> None:
             said = f"{TARGET} stands for a target, but the location is one place for all"
             hint = f'write {TARGET} into location too: "/srv/backup/{TARGET}"'
             collector.mistake(table.at(*key), said, hint)
+
+
+def _check_sealed_places(tables: Tables, collector: Collector) -> None:
+    """Whoever keeps a password for himself is one target, and its repository is its own."""
+    for table in tables.values():
+        if is_sealed(table) and not is_template(table) and table.gives("location"):
+            said = f"only a target keeps a password, and the location is no target's: it has no {TARGET}"
+            hint = f'write "{table.model.location.rstrip("/")}/{TARGET}", or take it away'
+            collector.mistake(table.at("password-kept-by"), said, hint)
 
 
 def _check_keys(tables: Tables, collector: Collector) -> None:

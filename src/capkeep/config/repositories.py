@@ -57,15 +57,7 @@ class RepositoryChecker:
                 name, table, program, traits, self._owner, self._collector
             )
         location = self._location(table, traits, wrong)
-        if table.gives("password"):
-            if not traits.password:
-                said = f"{model.engine} knows no password"
-                self._collector.mistake(table.at("password"), said, "take it away")
-            check_secret(model.password, table.at("password"), self._owner, self._collector)
-        elif "password" not in wrong and traits.password:
-            file = f"/etc/capkeep/secrets/{as_written(name)}"
-            hint = f'write password = {{ file = "{file}" }}'
-            self._collector.mistake(table.at("password"), "the repository has no password", hint)
+        self._password(name, table, traits, wrong)
         tables = {"credentials": model.credentials, "keeper-credentials": model.keeper_credentials}
         for key, credentials in tables.items():
             for variable, source in credentials.items():
@@ -80,7 +72,8 @@ class RepositoryChecker:
         self._network(table, location)
         self._quota(table, traits, location)
         check_owners(table, traits, self._owner, self._collector)
-        if model.keeper_credentials and (location.is_local or model.engine_network):
+        nobody = location.is_local or model.engine_network
+        if model.keeper_credentials and nobody and not pulled.is_sealed(table):
             why = "nobody logs in there" if location.is_local else "there is no vault"
             self._collector.mistake(table.at("keeper-credentials"), why, "take it away")
         return _value(name, self._programs.get(model.engine, ""), table, location)
@@ -100,6 +93,20 @@ class RepositoryChecker:
             hint = f'did you mean "{guess}"?' if guess else ENGINE_HINT
             self._collector.mistake(place, f"there is no engine {engine!r}", hint)
         return ENGINES["restic"].traits
+
+    def _password(self, name: str, table: Table, traits: Traits, wrong: frozenset[str]) -> None:
+        """Whoever keeps it, there is one where the engine knows any."""
+        if pulled.is_sealed(table):
+            pulled.check_sealed(table, traits, self._collector)
+        elif table.gives("password"):
+            if not traits.password:
+                said = f"{table.model.engine} knows no password"
+                self._collector.mistake(table.at("password"), said, "take it away")
+            check_secret(table.model.password, table.at("password"), self._owner, self._collector)
+        elif not {"password", "password-kept-by"} & wrong and traits.password:
+            file = f"/etc/capkeep/secrets/{as_written(name)}"
+            hint = f'write password = {{ file = "{file}" }}'
+            self._collector.mistake(table.at("password"), "the repository has no password", hint)
 
     def _location(self, table: Table, traits: Traits, wrong: frozenset[str]) -> Location | None:
         place = table.at("location")
@@ -309,6 +316,7 @@ def _value(name: str, program: str, table: Table, location: Location) -> Reposit
         owners=model.owners,
         quota_bytes=model.quota,
         key_exported=model.key_exported or not _knows_passwords(model.engine),
+        target_keeps_password=pulled.is_sealed(table),
     )
 
 

@@ -266,6 +266,11 @@ class Repository(Table):
     password: SecretText = Field(
         default_factory=SecretSource, description="The repository's password"
     )
+    password_kept_by: Literal["server", "target"] = Field(
+        default="server",
+        description="target: of a target's repository, the target alone has the password, and this host"
+        " can open nothing of it",
+    )
     credentials: dict[str, SecretText] = Field(
         default_factory=dict, description="Secret environment variables, for the vault alone"
     )

@@ -89,6 +89,7 @@ class Served(NamedTuple):
     # Descriptor that leads to the engine's program on another machine, which has been greeted; of it
     # is told {"open": true} when it has answered, {"lost": TEXT} when it has gone.
     server: int = -1
+    making: bool = False  # who may only add may make it, if it is not there
 
 
 class Selection(Protocol):

@@ -84,7 +84,7 @@ class Borg:
 
     def server(self, place: Served) -> Command | None:
         guard = "borg_guard.py" if place.server < 0 else "borg_remote.py"
-        access = "admin" if place.admin else "append"
+        access = "admin" if place.admin else "make" if place.making else "append"
         words = (access, place.path, place.folder, str(place.report))
         argv = (*place.interpreter, f"{place.tools}/{guard}", *words)
         quota = 0 if place.admin else place.quota  # what removes things writes before that

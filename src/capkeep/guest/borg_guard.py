@@ -7,10 +7,14 @@ is there keeps what it has, the key is never written, and no lock but one's own 
 left to a hostile reader is a manifest that omits archives; their data stays, and the keeper, which
 knows what there was, brings them back.
 
-usage: borg_guard.py append|admin REPOSITORY FOLDER REPORT QUOTA
+With `make` a reader can besides make the repository, with its one key, in an empty place: only a target
+whose password nobody here has is let.
+
+usage: borg_guard.py append|make|admin REPOSITORY FOLDER REPORT QUOTA
 """
 
 import errno
+import fcntl
 import json
 import os
 import sys
@@ -28,7 +32,9 @@ APPEND = (
     "__len__", "commit", "delete", "get", "list", "scan", "negotiate", "open", "put", "rollback",
     "load_key", "get_free_nonce", "commit_nonce_reservation",
 )  # fmt: skip
+MAKE = (*APPEND, "save_key")
 ADMIN = (*APPEND, "check", "save_key", "break_lock")
+LOCK = "making"  # in the vaults' own directory: held by whoever makes the repository
 # What a client says where the repository is that is on another host, and does not know it.
 UNTOLD = (b"/repository", "/repository")
 MANIFEST = bytes(32)
@@ -59,8 +65,24 @@ class Report:
             self.tell(failure="no-space", text=f"the repository's disk is full: {error.strerror}")
 
 
-def guarded(report: Report, place: str, *, admin: bool):
-    """borg's server with less to ask for, of the one repository there. Raises Refused."""
+def alone(folder: str) -> bool:
+    """Whether nobody else makes the repository; from now on until this program ends."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(f"{folder}/{LOCK}", flags, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    return True
+
+
+def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota: int = 0):
+    """borg's server with less to ask for, of the one repository there. Raises Refused.
+
+    `making`: the vaults' own directory, where who may only add may make the repository; of `quota` bytes
+    at most, if any.
+    """
     import borg
     from borg.remote import PathNotAllowed, RepositoryServer
 
@@ -77,8 +99,9 @@ def guarded(report: Report, place: str, *, admin: bool):
     class Guarded(RepositoryServer):
         """Methods that are here are asked before the repository's own (RepositoryServer.serve)."""
 
-        rpc_methods = ADMIN if admin else APPEND
+        rpc_methods = ADMIN if admin else MAKE if making else APPEND
         stored = 0
+        made = False  # by this client
 
         def negotiate(self, client_data: object) -> object:
             """What a client says of itself changes nothing, this program's messages included."""
@@ -90,15 +113,31 @@ def guarded(report: Report, place: str, *, admin: bool):
             self, path: object, create=False, lock_wait=None, lock=True, exclusive=None,
             append_only=False,
         ):  # fmt: skip
-            if self.repository is not None or (create and not admin):
+            make = bool(create) and not admin
+            if self.repository is not None or (make and not (making and alone(making))):
                 raise PathNotAllowed(path)
             self.append_only = not admin
             if path in UNTOLD:
                 path = place
+            if make:
+                return self._make(path, lock_wait, exclusive)
             return super().open(
                 path, create=bool(create), lock_wait=lock_wait, lock=bool(lock) or not admin,
                 exclusive=exclusive, append_only=bool(append_only),
             )  # fmt: skip
+
+        def _make(self, path: object, lock_wait, exclusive):
+            """borg makes none where anything is. Neither limit is to be the repository's own."""
+            self.storage_quota = None
+            found = super().open(path, create=True, lock_wait=lock_wait, exclusive=exclusive)
+            self.repository.append_only, self.repository.storage_quota = True, quota or None
+            self.made = True
+            return found
+
+        def save_key(self, keydata: bytes) -> None:
+            if not admin and (not self.made or self.repository.load_key()):
+                raise PathNotAllowed("key")
+            self.repository.save_key(keydata)
 
         def put(self, id: bytes, data: bytes, wait: bool = True) -> None:
             if not admin and id != MANIFEST and id in self.repository:
@@ -125,7 +164,7 @@ def guarded(report: Report, place: str, *, admin: bool):
         def commit_nonce_reservation(self, next_unreserved: int, start_nonce: int) -> None:
             """Forward alone: a nonce that is used twice shows what it hides."""
             free = self.repository.get_free_nonce() or 0
-            if not admin and not free < next_unreserved <= max(free, start_nonce) + NONCES:
+            if not admin and not free < next_unreserved <= max(free, start_nonce or 0) + NONCES:
                 raise PathNotAllowed("nonce")
             self.repository.commit_nonce_reservation(next_unreserved, start_nonce)
 
@@ -145,7 +184,8 @@ def guarded(report: Report, place: str, *, admin: bool):
 def main(access: str, path: str, folder: str, report: Report, quota: int) -> int:
     """Serve one client on standard input and output, until it hangs up."""
     try:
-        kind = guarded(report, path, admin=access == "admin")
+        making = folder if access == "make" else ""
+        kind = guarded(report, path, admin=access == "admin", making=making, quota=quota)
     except (Refused, ImportError) as error:
         report.tell(failure="refused", text=str(error))
         return 1

@@ -3,13 +3,14 @@
 The server there is borg's own, as it is installed there. Nothing that a client sends is passed on:
 what is understood and allowed is asked anew, and the server's answers are told anew. Towards who may
 only add it keeps what `borg_guard` keeps: removals are not carried out, an id that is there keeps what
-it has, the key is never written. The protocol has no word for "is this id there": each one is asked
-for with `get` before it is written, until asking for the list of all would not have cost more.
+it has, the key is never written, unless with `make`, once, right after the repository was made. The
+protocol has no word for "is this id there": each one is asked for with `get` before it is written, until
+asking for the list of all would not have cost more.
 
 The vault has said hello already (`engines.borg`), the answer to that is the first that comes.
 Protocol: borg 1.2 and 1.4, borg/remote.py.
 
-usage: borg_remote.py append|admin PATH FOLDER REPORT SERVER
+usage: borg_remote.py append|make|admin PATH FOLDER REPORT SERVER
 """
 
 import os
@@ -58,12 +59,16 @@ class Denied(Exception):
 class Guard:
     """One client, one connection to the server."""
 
-    def __init__(self, report: Report, server: int, path: bytes, *, admin: bool) -> None:
+    def __init__(
+        self, report: Report, server: int, path: bytes, *, admin: bool, making: bool = False
+    ) -> None:
         from borg.hashindex import NSIndex
         from borg.helpers import msgpack
 
         self._report, self._path, self._admin = report, path, admin
         self._allowed = ADMIN if admin else APPEND
+        self._making = making  # it may still be made by this client
+        self._new = False  # this client has made it, and sent no key yet
         self._pack, self._new_index = msgpack.packb, NSIndex
         self._from_client = msgpack.get_limited_unpacker("server")
         self._from_server = msgpack.get_limited_unpacker("client")
@@ -194,7 +199,8 @@ class Guard:
 
     def _understood(self, method: str, told: Words) -> Words:
         """What is said with a call. Raises Denied."""
-        if method not in self._allowed or method not in WORDS_OF:
+        first_key = method == "save_key" and self._new
+        if method not in WORDS_OF or (method not in self._allowed and not first_key):
             raise Denied("InvalidRPCMethod", method)
         kinds = WORDS_OF[method]
         words = {name: told[name] for name in kinds if name in told}
@@ -206,20 +212,24 @@ class Guard:
             self._check_open(words)
         elif not self._opened:
             raise Denied("PathNotAllowed", method)
+        self._new = self._new and not first_key
         if "limit" in kinds:
             words["limit"] = min(words.get("limit") or LISTED, LISTED)
         return words
 
     def _check_open(self, words: Words) -> None:
-        """One repository, once, and only the keeper makes one. Raises Denied."""
+        """One repository, once; only the keeper makes one, or who is let. Raises Denied."""
         told = self._path if words["path"] in UNTOLD else words["path"]
         other = os.path.normpath(told) != os.path.normpath(self._path)
-        if self._opened or other or (words.get("create") and not self._admin):
+        make = bool(words.get("create")) and not self._admin
+        if self._opened or other or (make and not self._making):
             raise Denied("PathNotAllowed", os.fsdecode(words["path"])[:WORDS])
         self._opened = True
         words["path"] = self._path
         if not self._admin:
-            words |= {"create": False, "lock": True, "append_only": True}
+            # What is made is not to be append-only for its keeper too.
+            words |= {"create": make, "lock": True, "append_only": not make}
+            self._making = False
 
     def _refuse(self, number: int, kind: str, word: str) -> None:
         text = f"the vault does not allow: {word}"
@@ -274,6 +284,8 @@ class Guard:
             if method == "commit" and b"exception_class" not in said:
                 self._report.tell(stored=self._stored)
                 self._stored = 0
+            if method == "open" and b"exception_class" not in said:
+                self._new = bool(words.get("create"))
             self._relay(number, method, said)
 
         self._ask(method, words, end)
@@ -496,7 +508,8 @@ def main(access: str, path: str, report: Report, server: int) -> int:
         report.tell(failure="refused", text=text)
         return 1
     try:
-        Guard(report, server, os.fsencode(path), admin=access == "admin").serve()
+        admin, making = access == "admin", access == "make"
+        Guard(report, server, os.fsencode(path), admin=admin, making=making).serve()
     except Lost as error:
         report.tell(lost=str(error))
         _until_hung_up()

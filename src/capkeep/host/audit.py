@@ -142,6 +142,19 @@ def _by_starter(plan: Plan) -> Iterable[str]:
         yield from (f"without a root parent there are no {text}" for text in launchers.GIVEN_UP)
 
 
+def who_has_keys(plan: Plan) -> Iterable[str]:
+    """Whose password opens what is on another host, or of another host."""
+    for repository in plan.repositories:
+        if repository.target_keeps_password:
+            yield f"the target alone has the password of {repository.name}: nobody here can open it"
+    for room in plan.rooms:
+        if room.repository and plan.repository(room.repository).pulled_by and room.secrets:
+            yield (
+                f"{room.name} seals what {room.repository} comes for with this host's own password:"
+                " whoever loses it loses those backups"
+            )
+
+
 def by_design(plan: Plan) -> Iterable[str]:
     """What has more than a room's rights, and has it on purpose."""
     if plan.mode is Mode.SYSTEM:
@@ -160,5 +173,6 @@ def by_design(plan: Plan) -> Iterable[str]:
     for repository in plan.repositories:
         if repository.engine_network:
             yield f"the engine of {repository.name} has the network itself (engine-network)"
+    yield from who_has_keys(plan)
     if plan.accepted and plan.starter is Starter.SYSTEMD:
         yield f"[host] accept-missing allows rooms without {', '.join(plan.accepted)}"

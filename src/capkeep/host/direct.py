@@ -27,10 +27,11 @@ def converse(
     on_ready: Callable[[socket.socket, Message], None] | None = None,
     *,
     seconds: float | None = None,
+    password: str = "",
 ) -> Message:
     """The room's result. Raises StepError when it ends without one, or on Ctrl-C.
 
-    With `seconds` also when it has none by then.
+    With `seconds` also when it has none by then. A `password` is the room's for this conversation.
 
     Where a room waits for something to be handed over, `on_ready` does that; what it and the hearer
     of events raise ends the room.
@@ -39,7 +40,7 @@ def converse(
     near, far = socket.socketpair()
     with Channel(near) as channel:
         with far:
-            started = start(plan, room, far, os.getuid(), target)
+            started = start(plan, room, far, os.getuid(), target, password)
         try:
             with _interruptible():
                 for message in _heard(channel, request, room, seconds):

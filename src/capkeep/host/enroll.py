@@ -50,7 +50,7 @@ def enrolment(config: Config, target: TargetConfig, key: PublicKey, hostname: st
             hint=f'write targets = ["{target.name}"] in a job',
         )
     job = jobs[0]
-    engines = {r.name: r.engine for r in config.repositories}
+    repositories = {r.name: r for r in config.repositories}
     server = plain_name(hostname.partition(".")[0])
     # One host may be two targets, each with a key and a job of its own.
     place = (target.host, target.port, target.jump)
@@ -61,7 +61,8 @@ def enrolment(config: Config, target: TargetConfig, key: PublicKey, hostname: st
         server=hostname,
         target=target.name,
         job=plain_name(name, job.name.partition(".")[0]),
-        engine=engines[job.repositories[0]],
+        engine=repositories[job.repositories[0]].engine,
+        keeps_password=repositories[job.repositories[0]].target_keeps_password,
         key=key._replace(comment=f"capkeep@{server}").line,
         include=job.include,
         exclude=job.exclude,

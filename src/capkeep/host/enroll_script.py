@@ -30,6 +30,7 @@ class Enrolment(NamedTuple):
     exclude: tuple[str, ...] = ()
     one_file_system: bool = False
     canary: bool = True
+    keeps_password: bool = False  # nobody on the server has one
     timeout_seconds: int = 24 * 3600  # after which the server stops its run
 
 
@@ -68,7 +69,17 @@ def start_path(ground: Ground = GROUND) -> str:
     return f"{ground.config}/conf.d/enrolled-start.toml"
 
 
-def drop_in(enrolment: Enrolment) -> str:
+def secret_path(name: str, ground: Ground = GROUND) -> str:
+    """Where the target has the password that it keeps."""
+    return f"{ground.config}/secrets/pulled-by-{name}"
+
+
+def password_line(name: str, ground: Ground = GROUND) -> str:
+    """That in its configuration."""
+    return f"password = {{ file = {toml(secret_path(name, ground))} }}"
+
+
+def drop_in(enrolment: Enrolment, ground: Ground = GROUND) -> str:
     """The target's part of the configuration."""
     e = enrolment
     lines = [
@@ -77,6 +88,7 @@ def drop_in(enrolment: Enrolment) -> str:
         f"[repositories.{_key(e.name)}]",
         f"engine = {toml(e.engine)}",
         f"pulled-by = {toml(e.key)}",
+        *([password_line(e.name, ground)] if e.keeps_password else []),
         "",
         f"[jobs.{_key(e.job)}]",
         f"repositories = {toml([e.name])}",
@@ -122,7 +134,9 @@ def script(
     values = {
         "server": _comment(e.server), "version": version, "drop_in": drop_in_path(e.name, ground),
         "engine": e.engine, "engine_package": PACKAGES.get(e.engine, e.engine),
-        "content": drop_in(e), "carried": "yes" if carried else "",
+        "content": drop_in(e, ground), "secret": secret_path(e.name, ground) if e.keeps_password else "",
+        "password_line": password_line(e.name, ground) if e.keeps_password else "",
+        "carried": "yes" if carried else "",
         "carried_python": carried.python if carried else "",
         "carried_machine": carried.machine if carried else "", "config": ground.config, "home": ground.home,
         "start": start, "start_file": start_path(ground), "booted": ground.booted,
@@ -198,6 +212,35 @@ need_capkeep() {
     say "note: here is $found, and $server has $version: better have the same"
 }
 
+need_password() {
+  [ -n "$secret" ] || return 0
+  # What opens the backups that there are is never exchanged for something else.
+  for file in "$drop_in" "$drop_in.before"; do
+    line=$(grep '^ *password' "$file" 2>/dev/null | head -n 1) || :
+    if [ -n "$line" ] && [ "$line" != "$password_line" ]; then
+      fail 4 "$drop_in has a password of another source: $line" \
+        "have that password in $secret (root's, mode 0600) and take the line away, then enrol again"
+    fi
+  done
+  made_password=
+  if [ -s "$secret" ]; then return 0; fi
+  if [ -e "$secret" ] || [ -L "$secret" ]; then fail 4 "$secret is there, and empty: remove it"; fi
+  [ -d "${secret%/*}" ] || (umask 077 && mkdir -p "${secret%/*}")
+  (umask 077 && head -c 30 /dev/urandom | base64 >"$secret.new") || fail 1 "$secret cannot be written"
+  [ "$(wc -c <"$secret.new")" -ge 40 ] || fail 1 "no password could be made"
+  sync "$secret.new" 2>/dev/null || :
+  mv "$secret.new" "$secret"
+  sync "${secret%/*}" 2>/dev/null || :
+  made_password=yes
+}
+
+say_password() {
+  [ -n "$secret" ] || return 0
+  [ -z "$made_password" ] || say "made $secret: a password of this host's own"
+  say "WHOEVER LOSES THE PASSWORD IN $secret LOSES EVERY BACKUP OF THIS HOST ON $server:"
+  say "nobody else has it, and it is in no backup. Keep it off this host too, now: cat $secret"
+}
+
 try_config() {
   "$capkeep" config check </dev/null || {
     command -v "$engine" >/dev/null || say "the engine is missing: apt-get install $engine_package" >&2
@@ -208,6 +251,7 @@ try_config() {
 write_it() {
   need_capkeep
   mkdir -p "$config/conf.d"
+  need_password
   first=yes
   if [ -f "$drop_in" ] || [ -f "$drop_in.before" ] || something_else; then first=; fi
   trap 'put_back; exit 1' HUP INT TERM
@@ -216,9 +260,11 @@ write_it() {
     trap - HUP INT TERM
     rm -f "$drop_in.before" "$start_file.before"
     report
+    say_password
     return 0
   fi
   put_back
+  if [ -n "$secret" ]; then say "the password in $secret stays" >&2; fi
   fail 1 "the configuration is as it was: see above"
 }
 
@@ -277,6 +323,9 @@ show_it() {
   if find_capkeep; then say "there is $("$capkeep" --version) ($capkeep)"; else
     say "capkeep would have to be installed"; fi
   command -v "$engine" >/dev/null || say "the engine is missing: apt-get install $engine_package"
+  if [ -n "$secret" ] && [ ! -s "$secret" ]; then
+    say "would make a password of this host's own in $secret"
+  fi
   if [ -n "$start" ]; then say "would write start = \"$start\" to $start_file"
   elif [ ! -d "$booted" ]; then
     say "would write start = \"launcher\" to $start_file, if that works here, nothing is written, and" \
@@ -306,6 +355,9 @@ remove_it() {
   }
   trap - HUP INT TERM
   rm -f "$drop_in.before" "$start_file.before"
+  if [ -n "$secret" ] && [ -s "$secret" ]; then
+    say "$secret stays: whoever loses it loses the backups that $server has"
+  fi
   say "$server comes no more"
 }
 

@@ -22,7 +22,7 @@ from capkeep.host.files import Owner, make_directory, remove_file, write_atomic
 from capkeep.host.launchers import secret_file
 from capkeep.host.secrets import describe, fetch
 from capkeep.plan.exported import notes
-from capkeep.plan.model import Mode, Plan, RoomKind, Secret
+from capkeep.plan.model import Mode, Plan, RoomKind, Secret, closed
 from capkeep.report.key_sheet import Sheet
 from capkeep.rooms.protocol import Message
 from capkeep.values import secret_text
@@ -34,8 +34,14 @@ class Keys:
     """The keys of one repository; one at a time works on them. A context."""
 
     def __init__(self, plan: Plan, repository: str) -> None:
+        """Raises RefusedError for one that nobody here can open."""
         self.plan = plan
         self.repository = plan.repository(repository)
+        if self.repository.target_keeps_password:
+            text, _ = closed(repository)
+            raise RefusedError(
+                text, hint="work on its keys with the engine itself, where the password is known"
+            )
         self.room = plan.room(f"{RoomKind.KEEPER}-{repository}")
         root = plan.mode is Mode.SYSTEM
         self._owner = Owner(0, 0) if root else Owner(os.geteuid(), os.getegid())

@@ -70,9 +70,17 @@ class Target(NamedTuple):
 
 
 def start(
-    plan: Plan, room: Room, caller: socket.socket, peer_uid: int, target: Target | None = None
+    plan: Plan,
+    room: Room,
+    caller: socket.socket,
+    peer_uid: int,
+    target: Target | None = None,
+    password: str = "",
 ) -> Started:
-    """Start `room` for a caller. Raises OSError or CapkeepError; then nothing is left running."""
+    """Start `room` for a caller, who may bring the repository's password along.
+
+    Raises OSError or CapkeepError; then nothing is left running.
+    """
     _refuse_lost_capabilities(room)
     _refuse_missing_engine(plan, room)
     if room.wire is None:
@@ -82,7 +90,7 @@ def start(
     near, far = socket.socketpair()
     with near, far:
         # The room first: it has more to do than its vault before the engine can start.
-        main = _start_one(plan, room, caller, peer_uid, wire=near, target=target)
+        main = _start_one(plan, room, caller, peer_uid, wire=near, target=target, password=password)
         try:
             vault_room = plan.room(room.wire.vault)
             vault = _start_one(plan, vault_room, far, peer_uid, access=room.wire.access)
@@ -144,6 +152,7 @@ def _start_one(
     origin: socket.socket | None = None,
     access: Access | None = None,
     target: Target | None = None,
+    password: str = "",
 ) -> Child:
     if plan.launched(room):
         return _launch(plan, room, caller, wire)
@@ -151,7 +160,10 @@ def _start_one(
     mode = plan.mode_of(room)
     own_user = mode is Mode.USER
     held = None if own_user else target  # without root nobody can be led to where he may not go
-    brief = _brief_descriptor(_brief(plan, room, peer_uid, access, view))
+    told = _brief(plan, room, peer_uid, access, view)
+    if password:
+        told = told._replace(secrets=(*told.secrets, ("password", password)))
+    brief = _brief_descriptor(told)
     log = _log(plan, room)
     device = -1
 

@@ -185,11 +185,12 @@ def _repository(repository: RepositoryConfig, host: HostFacts) -> Repository:
         environment=repository.environment,
         options=tuple((k, v) for k, v in options.items() if v),
         engine_network=repository.engine_network,
-        key_exported=repository.key_exported,
+        key_exported=repository.key_exported or repository.target_keeps_password,
         quota_bytes=repository.quota_bytes,
         environment_folder=repository.environment_folder,
         pulled_by=repository.pulled_by,
         owners=repository.owners if repository.owners != "metadata" else "",
+        target_keeps_password=repository.target_keeps_password,
     )
 
 
@@ -292,11 +293,13 @@ class _Rooms:
                 if repository.keeper_credentials:
                     login = dict((*repository.credentials, *repository.keeper_credentials))
                     rooms.append(self._vault(repository, login, KEEPERS))
-            rooms.append(
-                self._engine_room(
-                    RoomKind.KEEPER, repository, Access.ADMIN, door_uid=self._id(RoomKind.RUNNER)[0]
+            if not repository.target_keeps_password:
+                runner_uid = self._id(RoomKind.RUNNER)[0]
+                rooms.append(
+                    self._engine_room(
+                        RoomKind.KEEPER, repository, Access.ADMIN, door_uid=runner_uid
+                    )
                 )
-            )
             rooms.append(self._engine_room(RoomKind.VIEWER, repository, Access.APPEND))
             rooms.append(
                 self._engine_room(

@@ -264,6 +264,17 @@ class Repository(NamedTuple):
     # Of files of a mirror that belong to their owners: whom a "names" or "numbers" means. "": they
     # all belong to the vault, and who they were is in the metadata.
     owners: str = ""
+    # The target whose files are in it has its password, and nobody here: it is made by the target's
+    # engine, and whoever opens it here brings the password along.
+    target_keeps_password: bool = False
+
+
+def closed(repository: str) -> tuple[str, str]:
+    """Why nobody here can look into a repository whose password its target keeps, and what to do."""
+    return (
+        f"nobody here can open repository {repository}: its target keeps the password",
+        "root can bring it along for one command that looks or restores: --password-file FILE",
+    )
 
 
 class Way(StrEnum):

@@ -20,6 +20,7 @@ from capkeep.engines.base import (
     Warned,
 )
 from capkeep.errors import Failure, StepError
+from capkeep.plan.model import Repository, closed
 from capkeep.rooms.base import EngineRoom
 from capkeep.rooms.engine import RunningEngine
 from capkeep.rooms.protocol import Message
@@ -64,6 +65,8 @@ class Caller:
             unlocked=unlocked,
             standing=room.standing,
         )
+        if self.engine.traits.password and not self.call.password:
+            raise _no_password(room, repository)
         job = room.brief.job
         by_vault = self.engine.traits.paced_by_vault and not room.brief.room.grant.network
         if job and not by_vault:
@@ -157,6 +160,18 @@ class Caller:
         """Such as "restic 0.18.0"."""
         numbers = self.engine.abilities(self.version()).version
         return f"{self.engine.name} {'.'.join(map(str, numbers))}"
+
+
+def _no_password(room: EngineRoom, repository: Repository) -> StepError:
+    """Nobody who asks has brought one along, either."""
+    if room.brief.pulled:
+        file = f"{room.brief.places.secrets}/pulled-by-{repository.name}"
+        table = f"[repositories.{repository.name}]"
+        text = "this host has no password to seal its backups with, and its server gives none"
+        hint = f'write password = {{ file = "{file}" }} in {table}, then capkeep apply'
+    else:
+        text, hint = closed(repository.name)
+    return StepError(Failure.REFUSED, text, hint=hint)
 
 
 def own_scratch(folder: str) -> tuple[int, str]:
@@ -258,6 +273,14 @@ def make_unless_there(caller: Caller, make: Callable[[], object]) -> bool:
         make()
         return True
     return False
+
+
+def init(room: EngineRoom) -> Message:
+    """Make the repository; one that is there already, and opens, is left alone."""
+    caller = Caller(room)
+    room.await_vault()
+    new = make_unless_there(caller, lambda: caller.output(caller.engine.init(caller.call), HOUR))
+    return done(caller, "the repository was made" if new else "the repository was there already")
 
 
 def done(caller: Caller, text: str, summary: Message | None = None, **more: object) -> Message:

@@ -9,7 +9,8 @@ from capkeep.engines.base import Snapshot
 from capkeep.kernel import seccomp
 from capkeep.kernel.clock import is_kept_right
 from capkeep.rooms.base import EngineRoom, serve
-from capkeep.rooms.calls import HOUR, Caller, done, make_unless_there, pass_on
+from capkeep.rooms.calls import HOUR, Caller, done, pass_on
+from capkeep.rooms.calls import init as make
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message
 from capkeep.rooms.upkeep import checked, damaged, read_data_of, upkeep
@@ -51,11 +52,8 @@ def keys(room: EngineRoom, request: Message) -> Message:
 
 
 def init(room: EngineRoom, _request: Message) -> Message:
-    """Make the repository; one that is there already, and opens, is left alone."""
-    caller = Caller(room)
-    room.await_vault()
-    new = make_unless_there(caller, lambda: caller.output(caller.engine.init(caller.call), HOUR))
-    return done(caller, "the repository was made" if new else "the repository was there already")
+    """Make the repository."""
+    return make(room)
 
 
 def snapshots(room: EngineRoom, _request: Message) -> Message:

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from capkeep.errors import Failure, StepError
@@ -35,7 +36,8 @@ NAME_LEAST: Final = 8  # characters by which engines tell a snapshot
 ENROLL: Final = "change both sides alike: `capkeep enroll` it again"
 # What must have been proven before a result is believed, by action.
 PROVEN: Final = {
-    "backup": ("target", "target engine"), "probe": ("target", "target engine"), "sums": ("target",),
+    "backup": ("target", "target engine"), "init": ("target", "target engine"),
+    "probe": ("target", "target engine"), "sums": ("target",),
 }  # fmt: skip
 EARLY: Final = ("proof", "warning", "alive")  # said before a reader has heard what is asked
 
@@ -59,6 +61,8 @@ def pull(room: EngineRoom, request: Message) -> Message:
     if job is None or target is None:
         raise StepError(Failure.REFUSED, "this room has no target")
     asked = _asked(room.brief, job, request)
+    if asked["action"] == "init":
+        _let_make(room)
     secrets = dict(room.brief.secrets)
     ssh = link.connect(target, secrets.get("identity", ""), room.brief.room.grant.write[0])
     try:
@@ -75,6 +79,15 @@ def pull(room: EngineRoom, request: Message) -> Message:
             ssh.sock.close()
         ssh.end(END_SECONDS)
     return _checked(room, asked, {**result, **pulled.stored()})
+
+
+def _let_make(room: EngineRoom) -> None:
+    """Ask the vault, before anybody speaks to it, to let the target make the repository. Raises StepError."""
+    repository, wire = room.brief.repository, room.wire
+    if repository is None or wire is None or not repository.target_keeps_password:
+        raise StepError(Failure.REFUSED, "the keeper makes this repository")
+    with suppress(OSError):  # a vault that is gone is noticed when it is needed
+        wire.send({"make": True})
 
 
 def _asked(brief: Brief, job: Job, request: Message) -> Message:

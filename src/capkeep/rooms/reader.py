@@ -45,7 +45,9 @@ KINDS: Final = {stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 def main(read: Callable[[], Brief] = read_brief) -> int:
     """A reader's whole life; `read` finds its brief."""
-    actions = {"backup": backup, "stream": stream, "sums": sums, "probe": look_around}
+    actions = {
+        "backup": backup, "stream": stream, "sums": sums, "init": init, "probe": look_around,
+    }  # fmt: skip
     return serve(actions, seccomp.Profile.READ, read=read)
 
 
@@ -155,6 +157,17 @@ class _Kept:
 
             if boot_time() + int(2 * SECONDS * 10**9) < until:
                 tell_manifest(room, self._turn, begun)
+
+
+def init(room: EngineRoom, _request: Message) -> Message:
+    """Make the repository, for a server that has no password for it; its vault lets that be once."""
+    from capkeep.rooms.calls import init as make
+
+    job = room.brief.job
+    if job is None or not room.brief.pulled:
+        raise StepError(Failure.REFUSED, "a keeper makes this host's repositories")
+    _tell_kept(room, job)
+    return make(room)
 
 
 def stream(room: EngineRoom, request: Message) -> Message:

@@ -153,6 +153,7 @@ class ProgramService:
         self._bytes = self._free = 0
         self._snapshots: list[str] = []
         self._failed: Callable[[StoreError], None] = _nobody
+        self._making = False
 
     def patience(self) -> float:
         return self._place.patience()
@@ -192,6 +193,7 @@ class ProgramService:
                 owners=repository.owners,
                 quota=repository.quota_bytes,
                 server=SERVER_FD if line else -1,
+                making=self._making,
             )
         )
         assert command is not None, "an engine whose protocol is not spoken here has a server"
@@ -274,6 +276,9 @@ class ProgramService:
         if self._brief.access is not Access.ADMIN and free < min(floor, self._free - NOISE):
             text = f"less than {floor >> 20} MiB are free where {self._location.path} is"
             self._failed(StoreError(Failure.NO_SPACE, text))
+
+    def let_make(self) -> None:
+        self._making = True
 
     def hold(self) -> list[str] | None:
         """Such a program removes at once."""

@@ -61,6 +61,9 @@ class Service(Protocol):
     def tick(self) -> None:
         """Once a second, roughly."""
 
+    def let_make(self) -> None:
+        """Let whoever may only add make the repository, if there is none: once."""
+
     def hold(self) -> list[str] | None:
         """Hold removals back until `commit`, if that can be done; the names of all snapshots.
 

@@ -27,6 +27,7 @@ from capkeep.rooms.service import Rates, Service, StoreError
 
 WIRE_FD: Final = 0
 HOLD: Final = b'{"hold":true}\n'  # hold removals back, and tell the names of all snapshots
+MAKE: Final = b'{"make":true}\n'  # let the repository be made by whoever may only add
 COMMIT: Final = b'{"commit":true}\n'  # carry out what was held back, then end
 REST_ENGINES: Final = ("restic",)  # whose protocol capkeep speaks itself
 NAMED_ENGINES: Final = (*REST_ENGINES, "rdiff-backup")  # of whose snapshots it knows the names
@@ -113,10 +114,17 @@ def main() -> int:
         wire.failed(error)
         return 1
     try:
-        may_remove = brief.access is Access.ADMIN
-        return _serve(wire, handover, service, may_remove=may_remove)
+        return _serve(wire, handover, service, _words(brief))
     finally:
         service.close()
+
+
+def _words(brief: Brief) -> frozenset[bytes]:
+    """What a room may say on its wire beside its end, and `COMMIT`."""
+    if brief.access is Access.ADMIN:
+        return frozenset((HOLD,))
+    kept = brief.repository is not None and brief.repository.target_keeps_password
+    return frozenset((MAKE,) if kept and brief.access is Access.APPEND else ())
 
 
 def _rates(message: Message) -> Rates:
@@ -155,7 +163,7 @@ def _service(brief: Brief) -> Service:
     return ProgramService(brief)
 
 
-def _serve(wire: Wire, handover: Handover, service: Service, *, may_remove: bool) -> int:
+def _serve(wire: Wire, handover: Handover, service: Service, words: frozenset[bytes]) -> int:
     """Preflight, then engines until the wire closes, then no lock of this session is left."""
     try:
         if not _preflight(service, wire):
@@ -164,7 +172,7 @@ def _serve(wire: Wire, handover: Handover, service: Service, *, may_remove: bool
     except StoreError as error:
         wire.failed(error)
         return 1
-    said = _converse(wire, handover, service, may_remove=may_remove)
+    said = _converse(wire, handover, service, words)
     handover.close()
     service.stop()
     try:
@@ -182,7 +190,7 @@ def _serve(wire: Wire, handover: Handover, service: Service, *, may_remove: bool
     return 0
 
 
-def _converse(wire: Wire, handover: Handover, service: Service, *, may_remove: bool) -> bytes:
+def _converse(wire: Wire, handover: Handover, service: Service, words: frozenset[bytes]) -> bytes:
     """Serve engines until the room has said its last word; returns that."""
     watched: list[Wire | Handover] = [wire, handover]
     while True:
@@ -194,9 +202,12 @@ def _converse(wire: Wire, handover: Handover, service: Service, *, may_remove: b
             service.tick()
         if wire in found:
             said = wire.hear()
-            if said != HOLD or not may_remove:
+            if said not in words:
                 return said
-            wire.tell({"event": "snapshots", "names": service.hold()})
+            if said == MAKE:
+                service.let_make()
+            else:
+                wire.tell({"event": "snapshots", "names": service.hold()})
         elif handover in found:
             try:
                 ends = handover.take()

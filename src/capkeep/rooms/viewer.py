@@ -21,7 +21,10 @@ HOURS: Final = 12 * 3600
 
 def main() -> int:
     """A viewer's whole life."""
-    actions = {"ls": ls, "find": find, "diff": diff, "holds": holds, "mount": mount, "probe": probe}
+    actions = {
+        "ls": ls, "find": find, "diff": diff, "holds": holds, "mount": mount, "probe": probe,
+        "snapshots": snapshots, "check": check,
+    }  # fmt: skip
     return serve(actions, seccomp.Profile.READ, patience=PATIENCE_SECONDS)
 
 
@@ -83,6 +86,20 @@ def holds(room: EngineRoom, request: Message) -> Message:
         text = f"snapshot {snapshot.id[:8]} does not hold {min(missing)}"
         raise StepError(Failure.CONFLICT, text, hint="`capkeep ls` shows what it holds")
     return done(caller, "", {"snapshot": snapshot.id})
+
+
+def snapshots(room: EngineRoom, request: Message) -> Message:
+    """What the repository holds, where there is no keeper."""
+    from capkeep.rooms import keeper
+
+    return keeper.snapshots(room, request)
+
+
+def check(room: EngineRoom, request: Message) -> Message:
+    """Whether the repository is whole, where there is no keeper."""
+    from capkeep.rooms import keeper
+
+    return keeper.check(room, request)
 
 
 def mount(room: EngineRoom, request: Message) -> Message:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
 from capkeep.errors import EXIT_COMPLETE, EXIT_PARTIAL, RefusedError
-from capkeep.plan.model import Brief, Job, Plan, Repository
+from capkeep.plan.model import Brief, Job, Plan, Repository, closed
 from capkeep.rooms.protocol import Message, ProtocolError
 from capkeep.run.errand import AFTER_PULLS
 from capkeep.run.walk import Walk
@@ -78,7 +78,7 @@ def _copy(plan: Plan, walk: Walk, request: Message) -> int:
 
 def _check(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
     part = _text(request, "read_data")
-    return worst(walk.check(repository, part) for repository in _repositories(plan, request))
+    return worst(walk.check(repository, part) for repository in _opened(plan, request))
 
 
 def _init(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
@@ -89,7 +89,7 @@ def _init(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
 
 
 def _snapshots(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
-    return worst(map(walk.snapshots, _repositories(plan, request)))
+    return worst(map(walk.snapshots, _opened(plan, request)))
 
 
 def _notify_test(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:
@@ -143,6 +143,16 @@ def _jobs(plan: Plan, request: Message) -> list[Job]:
 def _repositories(plan: Plan, request: Message) -> list[Repository]:
     known = [r.name for r in plan.repositories]
     return [plan.repository(name) for name in _chosen(request, "repositories", known)]
+
+
+def _opened(plan: Plan, request: Message) -> list[Repository]:
+    """The same, of those that have a keeper here. Raises RefusedError for another that is asked for."""
+    found = _repositories(plan, request)
+    kept = [repository for repository in found if repository.target_keeps_password]
+    if kept and (request.get("repositories") or len(kept) == len(found)):
+        text, hint = closed(kept[0].name)
+        raise RefusedError(text, hint=hint)
+    return [repository for repository in found if not repository.target_keeps_password]
 
 
 def _chosen(request: Message, key: str, known: list[str]) -> list[str]:

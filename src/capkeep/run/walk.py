@@ -138,9 +138,15 @@ class Walk:
     def init(self, repository: Repository) -> int:
         """Make a repository that is not there yet; returns the exit code.
 
-        One that is copied into is made by a copier, like the one that is copied from.
+        One that is copied into is made by a copier, like the one that is copied from; one whose
+        password its target keeps by the engine there.
         """
         rooms = self._plan.rooms
+        if repository.target_keeps_password:
+            pullers = (r for r in rooms if r.kind is RoomKind.PULLER)
+            room = next(r for r in pullers if r.repository == repository.name)
+            turn = self._turn(self._plan.job(room.job))
+            return self._visit(room, {"action": "init", "options": {}}, SHORT_SECONDS, turn)
         own = (r for r in rooms if r.repository == repository.name)
         copiers = (r for r in own if r.kind is RoomKind.COPIER)
         room = next(copiers, self._keeper(repository))
@@ -192,9 +198,11 @@ class Walk:
         """A run of one step in the keeper's room."""
         return self._visit(self._keeper(repository), request, seconds)
 
-    def _visit(self, room: Room, request: Message, seconds: float) -> int:
+    def _visit(
+        self, room: Room, request: Message, seconds: float, turn: "Turn | None" = None
+    ) -> int:
         action = str(request["action"])
-        errand = Errand(action, room, request, seconds)
+        errand = Errand(action, room, request, seconds, turn=turn)
 
         def only() -> Errands:
             yield errand
@@ -238,6 +246,8 @@ class Walk:
 
     def _after_backup(self, job: Job, backup: Step) -> Errand | None:
         """What the keeper does after a backup; loaded when it is known that there is a keeper."""
+        if self._plan.repository(backup.repository).target_keeps_password:
+            return None
         from capkeep.run.upkeep import after_backup
 
         assert self._track.ledger is not None, "a step has ended"

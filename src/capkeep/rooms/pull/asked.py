@@ -1,4 +1,4 @@
-"""What a server may ask the reader of another host: three actions, with options of fixed types; pure.
+"""What a server may ask the reader of another host: four actions, with options of fixed types; pure.
 
 Both sides put a request together anew from this vocabulary: the puller what its runner says, the
 answerer what the server says.
@@ -44,6 +44,7 @@ def _is_paths(value: object) -> bool:
 ACTIONS: Final[dict[str, dict[str, Check]]] = {
     "backup": {"dry_run": _is_flag, "turn": _is_number, "seconds": _is_number},
     "sums": {"paths": _is_paths, "nonce": _is_nonce, "before": _is_number},
+    "init": {},
     "probe": {},
 }
 

@@ -146,6 +146,9 @@ class Carrier:
         )
         self._failed(StoreError(error.failure, str(error)))
 
+    def let_make(self) -> None:
+        """Nothing is made."""
+
     def hold(self) -> list[str] | None:
         """There are no snapshots."""
         return None

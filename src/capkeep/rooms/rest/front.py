@@ -3,7 +3,8 @@
 With APPEND an engine, however hostile, can add objects and read them; it cannot remove, replace or
 change one. What is stored under a name has it as its sha256, packs on a local disk excepted. The
 one thing that may be deleted is a lock that the engine made itself in this session. With READ it can
-add such locks, and nothing else. With ADMIN
+add such locks, and nothing else. Where a target's engine makes the repository, APPEND may add its one key
+and its config, until there is a config (`making`). With ADMIN
 objects may be deleted, one by one; nothing may ever be replaced, and no repository deleted.
 """
 
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 from capkeep.errors import Failure
 from capkeep.plan.model import Access
 from capkeep.rooms.rest.held import Held
+from capkeep.rooms.rest.making import Making
 from capkeep.rooms.rest.names import CONFIG, KEYS, LOCKS, Name, is_hash, parse_target
 from capkeep.rooms.rest.requests import Refusal, Request
 from capkeep.rooms.rest.sessions import Session
@@ -40,6 +42,7 @@ INDEX_LIMIT: Final = 256 << 20  # restic before 0.12 wrote larger ones
 SMALL_LIMIT: Final = 1 << 20  # config, keys, locks; a snapshot has its list of paths and excludes
 LIMITS: Final = {"data": DATA_LIMIT, "index": INDEX_LIMIT, "snapshots": 16 << 20}
 SNAPSHOTS_TOLD: Final = 16
+KEEPERS: Final = "keys are made by the keeper alone"
 STATUS: Final = {Failure.NO_SPACE: 507, Failure.DENIED: 500}
 
 
@@ -47,9 +50,15 @@ class Front:
     """Answers requests. Used by several threads at a time."""
 
     def __init__(
-        self, store: Store, session: Session, access: Access, failed: Callable[[StoreError], None]
+        self,
+        store: Store,
+        session: Session,
+        access: Access,
+        failed: Callable[[StoreError], None],
+        making: Making,
     ) -> None:
         self.store = store
+        self._making = making
         self._session = session
         self._access = access
         self._failed = failed
@@ -165,30 +174,37 @@ class Front:
             raise Refusal(405, "a repository can be created, and nothing else")
         if request.length:
             raise Refusal(400, "a repository is created without a body")
-        self._refuse_who_may_make_no_key()
+        if not self._makes_keys() and not self._making.is_open():
+            raise Refusal(403, KEEPERS)
         self.store.create()
-        self._open = True
+        self._open = self._makes_keys()  # whoever makes it but once goes by what is there
         exchange.answer(200)
 
     def _post(self, name: Name, request: Request, exchange: Exchange) -> None:
-        if not self._open:
+        made = not self._makes_keys() and name.kind in (KEYS, CONFIG) and self._making.admits(name)
+        if not self._open and not made:
             self._open = self.store.size(Name(CONFIG)) is not None
             if not self._open:
                 raise Refusal(404, "there is no repository")
         if name.kind != LOCKS:
             self._refuse_reader()
-        if name.kind == KEYS:
-            self._refuse_who_may_make_no_key()
+        if name.kind == KEYS and not made and not self._makes_keys():
+            raise Refusal(403, KEEPERS)
+        added = False
         try:
             if name.kind == LOCKS:
                 self._post_lock(name, request, exchange)
             else:
                 upload = self.store.write(name, request.length)
                 self._receive(upload, name, request, exchange)
+            added = True
         except AlreadyThere:
             raise Refusal(403, f"{name.path} exists; nothing is ever replaced") from None
         except NotThere as error:
             raise Refusal(404, str(error)) from None
+        finally:
+            if made:
+                self._making.ended(name, added=added)
         with self._lock:
             self.stored += request.length
             if name.kind == "snapshots" and len(self.snapshots) < SNAPSHOTS_TOLD:
@@ -199,10 +215,9 @@ class Front:
         if self._access is Access.READ:
             raise Refusal(403, "this repository may only be read here")
 
-    def _refuse_who_may_make_no_key(self) -> None:
+    def _makes_keys(self) -> bool:
         """An engine gives up when the keys that it tries first are nonsense: that would lock out all."""
-        if self._access not in (Access.ADMIN, Access.COPY):
-            raise Refusal(403, "keys are made by the keeper alone")
+        return self._access in (Access.ADMIN, Access.COPY)
 
     def _receive(self, upload: Upload, name: Name, request: Request, exchange: Exchange) -> None:
         """Take a body in. Its last piece is passed on only when the whole has the right sha256.

@@ -6,6 +6,7 @@ from typing import Final
 from capkeep.plan.model import Access, Brief
 from capkeep.rooms.handover import Ends
 from capkeep.rooms.rest.front import Front
+from capkeep.rooms.rest.making import Making
 from capkeep.rooms.rest.pace import paced
 from capkeep.rooms.rest.places import open_store
 from capkeep.rooms.rest.server import Server
@@ -16,6 +17,7 @@ from capkeep.rooms.service import (
     Rates,
     Stored,
     StoreError,
+    explain,
     folder,
 )
 
@@ -41,7 +43,9 @@ class RestService:
         self._session = Session(folder(self._brief))
         self._failed = failed
         access = self._brief.access or Access.APPEND
-        self._front = Front(paced(self._store, rates), self._session, access, failed)
+        self._making = Making(self._store, folder(self._brief))
+        store = paced(self._store, rates)
+        self._front = Front(store, self._session, access, failed, self._making)
         self._server = Server(self._front, failed)
 
     def serve(self, ends: Ends) -> None:
@@ -52,6 +56,12 @@ class RestService:
 
     def tick(self) -> None:
         """Each pair looks after itself."""
+
+    def let_make(self) -> None:
+        try:
+            self._making.begin()
+        except OSError as error:
+            self._failed(explain(error, folder(self._brief)))
 
     def hold(self) -> list[str] | None:
         self._front.held.begin()
@@ -69,6 +79,7 @@ class RestService:
         self._front.held.carry_out(lambda: self._session.stands(self._store))
 
     def release(self) -> None:
+        self._making.close()
         self._session.end(self._store)
 
     def stored(self) -> Stored:

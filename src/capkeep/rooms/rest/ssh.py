@@ -149,12 +149,24 @@ class Ssh:
         return self._agent
 
     def _await_agent(self, agent: Child) -> None:
-        """Until the agent's socket is there. Raises OSError."""
+        """Until the agent listens, which is a moment after its socket is there. Raises OSError."""
         deadline = time.monotonic() + AGENT_SECONDS
-        while not os.path.exists(f"{self._folder}/{self._agent}"):
+        while not self._listens():
             if agent.poll() is not None or time.monotonic() > deadline:
                 raise OSError("ssh-agent does not start")
             select.select([], [], [], 0.005)
+
+    def _listens(self) -> bool:
+        """Whether somebody takes a connection there; by a name that is short enough for a socket's."""
+        folder = os.open(self._folder, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+                knock.connect(f"/proc/self/fd/{folder}/{self._agent}")
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
+        return True
 
     def forget_key(self) -> None:
         """Once logged in, nobody needs the key any more."""
