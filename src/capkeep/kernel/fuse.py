@@ -12,7 +12,7 @@ import struct
 from typing import Final
 
 from capkeep.kernel import libc
-from capkeep.kernel.mounts import Mount, attach, copy_tree, read_mounts, unshare_mounts
+from capkeep.kernel.mounts import Mount, attach, attach_at, copy_tree, read_mounts, unshare_mounts
 from capkeep.kernel.mounts import make as make_mount
 
 DEVICE: Final = "/dev/fuse"
@@ -51,11 +51,7 @@ def mount_at(device: int, folder: str, source: str) -> None:
     """
     root = _root(device, source, flags=("ro",))
     try:
-        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            attach(root, place, folder)
-        finally:
-            os.close(place)
+        attach_at(root, folder)
     finally:
         os.close(root)
 

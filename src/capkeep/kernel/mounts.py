@@ -242,19 +242,14 @@ def show_instead(source: str, target: str) -> None:
 
     For paths that nobody else can change, in a room whose filter knows no openat2(2).
     """
-    how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    from_fd = os.open(source, how)
+    from_fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         tree = copy_tree(from_fd, source, _AT_RECURSIVE)
     finally:
         os.close(from_fd)
     try:
         _set_attributes(tree, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, source)
-        to_fd = os.open(target, how)
-        try:
-            attach(tree, to_fd, target)
-        finally:
-            os.close(to_fd)
+        attach_at(tree, target)
     finally:
         os.close(tree)
 
@@ -287,11 +282,7 @@ def show_memory(folder: str, size: int) -> None:
     closed = _ATTR_NOSUID | _ATTR_NODEV | _ATTR_NOEXEC
     root = make(folder, "tmpfs", {"size": str(size), "mode": "0700"}, (), closed)
     try:
-        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            attach(root, place, folder)
-        finally:
-            os.close(place)
+        attach_at(root, folder)
     finally:
         os.close(root)
 
@@ -334,6 +325,15 @@ def copy_tree(fd: int, path: str, more: int = 0) -> int:
 def attach(tree: int, folder: int, path: str) -> None:
     """Mount what is nowhere yet at an open directory. Raises OSError naming the path."""
     libc.syscall(path, _MOVE_MOUNT, tree, b"", folder, b"", _MOVE_F_EMPTY | _MOVE_T_EMPTY)
+
+
+def attach_at(tree: int, folder: str) -> None:
+    """Mount what is nowhere yet at a directory that is no link. Raises OSError naming it."""
+    place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        attach(tree, place, folder)
+    finally:
+        os.close(place)
 
 
 def remount_readonly(target: str, *, nosuid: bool = True, nodev: bool = True) -> None:
