@@ -69,6 +69,14 @@ def polynomial(product: Product, name: str) -> object:
     return json.loads(done.stdout)["chunker_polynomial"]
 
 
+def told_at_once(product: Product) -> None:
+    """Have a copier tell of every step how far it is."""
+    path = Path(product.home.package, "capkeep/rooms/copier.py")
+    path.write_text(
+        path.read_text().replace("TELL_SECONDS: Final = 10.0", "TELL_SECONDS: Final = 0.0")
+    )
+
+
 def part(said: Said) -> dict[str, object]:
     (found,) = [m for m in told(said, "step-end") if m["kind"] == "copy"]
     return found
@@ -76,11 +84,15 @@ def part(said: Said) -> dict[str, object]:
 
 def test_what_a_job_has_kept_is_copied_and_comes_back_from_there(pair: Product) -> None:
     assert polynomial(pair, "repo") == polynomial(pair, "second")
+    told_at_once(pair)
     done = pair("run", "--json")
     assert done.code == 0, done.out[-3000:]
     assert list(steps(done)) == ["backup", "copy"]
     assert part(done)["outcome"] == "complete"
     assert part(done)["repository"] == "second"
+    words = [str(m["text"]) for m in told(done, "message") if "copier" in str(m["room"])]
+    assert words[-1] == "1 of 1 snapshots are copied"
+    assert any("0 of 1 snapshots are copied, 100.00% of" in text for text in words), words
     proofs = {m["process"]: m for m in told(done, "proof") if "copier" in str(m["room"])}
     assert {"room", "engine"} <= set(proofs)
     for proof in proofs.values():
@@ -111,6 +123,14 @@ def test_what_a_job_has_kept_is_copied_and_comes_back_from_there(pair: Product) 
     for number in range(2):
         (pair.source / "file").write_text(f"{number}")
         assert pair("run").code == 0
+    there = listed(pair)
+    would = pair("copy", "--dry-run", "--json")
+    assert would.code == 0, would
+    (named,) = [str(m["text"]) for m in told(would, "message") if "would" in str(m["text"])]
+    assert named.startswith(f"would be copied: {str(there['repo'][-1]['id'])[:8]} of 20"), named
+    assert "1 snapshots would be copied, of 1 that are wanted of repo" in would.out
+    assert listed(pair)["second"] == there["second"]
+    assert json.loads(pair("status", "--json").out)["copies"][0]["text"].startswith("0 snapshots")
     done = pair("copy", "--json")
     assert "1 snapshots were copied; 1 of the 4 in repo" in str(part(done)["text"]), done
     pair.repository.with_name("second").rename(pair.repository.with_name("away"))

@@ -36,7 +36,7 @@ from capkeep.records.locks import Holder, JobLock
 from capkeep.records.model import Outcome, Run
 from capkeep.records.notices import Notice, Notices, State, add, settle
 from capkeep.records.store import Recorder
-from capkeep.run.aftermath import Aftermath
+from capkeep.run.aftermath import Aftermath, concerned
 from capkeep.run.marks import write_metrics
 from capkeep.run.watch import MEMORY, missed_run, read_clocks, remembered, watch
 
@@ -381,3 +381,11 @@ def test_a_clock_that_was_ahead_keeps_no_notice_from_anybody(plan: Plan) -> None
         settle(recorder, Notice("settled", "hook"), State.PENDING, "no")
         assert [n.run for n in known.pending(idle_at=now)] == ["ahead", "settled"]
         assert len(known.pending()) == 3
+
+
+@pytest.mark.parametrize("action, heard", [
+    ("backup", True), ("retention", True), ("copy", True),
+    ("dry-run", False), ("retention-dry-run", False), ("copy-dry-run", False), ("init", False),
+])  # fmt: skip
+def test_nobody_is_told_of_what_did_nothing(plan: Plan, action: str, heard: bool) -> None:
+    assert bool(concerned(plan, ended(action=action), "repo")) == heard

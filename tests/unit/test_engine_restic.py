@@ -348,3 +348,15 @@ def test_a_list_of_snapshots_that_is_none_is_refused(text: bytes) -> None:
 def test_an_empty_repository_has_no_snapshots() -> None:
     assert RESTIC.parse_snapshots(b"[]") == ()
     assert RESTIC.parse_snapshots(b"") == ()
+
+
+def test_how_far_a_copy_is() -> None:
+    said = {
+        b"snapshot 778261c9 saved": (True, ""),  # 0.14 and 0.18
+        b"snapshot 41efb7f2 saved, copied from source snapshot cbcf63cd": (True, ""),  # 0.19
+        b"[0:07] 12.50%  2 / 16 packs copied": (False, "12.50%"),
+        b"snapshot eea9c511 of [/srv/f] at 2026-11-22 18:39:52.5 +0000 UTC)": (False, ""),
+        b"skipping source snapshot eea9c511, was already copied to snapshot 778261c9": (False, ""),
+    }
+    assert {line: tuple(ENGINES["restic"].copy_line(line)) for line in said} == said
+    assert ENGINES["borg"].copy_line(b"snapshot 778261c9 saved") == (False, "")

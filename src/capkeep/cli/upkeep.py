@@ -30,6 +30,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "copy", help="copy snapshots into further repositories, as the configuration says"
     )
     copy.add_argument("jobs", nargs="*", metavar="JOB", help="default: every job that has copies")
+    copy.add_argument("--dry-run", action="store_true", help="copy nothing; name what would be")
     copy.set_defaults(handler=_copy)
 
 
@@ -51,7 +52,7 @@ def _retention(args: argparse.Namespace) -> int:
 
 
 def _copy(args: argparse.Namespace) -> int:
-    return ask(args, {"action": "copy", "jobs": args.jobs})
+    return ask(args, {"action": "copy", "jobs": args.jobs, "dry_run": args.dry_run})
 
 
 def _drill(args: argparse.Namespace) -> int:

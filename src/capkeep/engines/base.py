@@ -246,6 +246,13 @@ class LineReader(Protocol):
 # -- what a repository and a snapshot hold
 
 
+class CopyLine(NamedTuple):
+    """How far a copy is, by a line of the engine's."""
+
+    saved: bool = False  # one more snapshot is there
+    share: str = ""  # of what the snapshots under way need, for people
+
+
 class Snapshot(NamedTuple):
     """A snapshot as the repository lists it."""
 
@@ -470,6 +477,9 @@ class Engine(Protocol):
 
     def read_backup(self, watch: tuple[str, ...] = ()) -> LineReader:
         """A reader of `backup`; `watch` are paths whose arrival in the snapshot is told."""
+
+    def copy_line(self, line: bytes) -> CopyLine:
+        """What a line of `copy`'s standard output tells."""
 
     def kept_file(self, line: bytes) -> bytes:
         """The file, as a JSON string, that a line of `backup` names as kept; b"" for other lines.

@@ -17,6 +17,7 @@ from capkeep.engines.base import (
     Call,
     Change,
     Command,
+    CopyLine,
     Diagnosis,
     DiffTotals,
     Engine,
@@ -234,6 +235,9 @@ class Borg:
 
     def read_backup(self, watch: tuple[str, ...] = ()) -> BackupReader:
         return BackupReader(watch)
+
+    def copy_line(self, line: bytes) -> CopyLine:
+        return CopyLine()
 
     def kept_file(self, line: bytes) -> bytes:
         return b""

@@ -16,6 +16,7 @@ from capkeep.engines.base import (
     Call,
     Change,
     Command,
+    CopyLine,
     Diagnosis,
     DiffTotals,
     Engine,
@@ -179,6 +180,9 @@ class RdiffBackup:
 
     def read_backup(self, watch: tuple[str, ...] = ()) -> BackupReader:
         return BackupReader(watch)
+
+    def copy_line(self, line: bytes) -> CopyLine:
+        return CopyLine()
 
     def kept_file(self, line: bytes) -> bytes:
         return b""

@@ -15,6 +15,7 @@ from capkeep.engines.base import (
     Call,
     Change,
     Command,
+    CopyLine,
     Diagnosis,
     DiffTotals,
     Engine,
@@ -35,7 +36,7 @@ from capkeep.engines.restic_listing import (
     parse_ls_line,
     parse_snapshots,
 )
-from capkeep.engines.restic_work import CheckReader, RestoreReader
+from capkeep.engines.restic_work import CheckReader, RestoreReader, copy_line
 
 PROGRESS_PER_SECOND: Final = "4"  # restic's own default is 60
 
@@ -218,6 +219,9 @@ class Restic:
 
     def read_backup(self, watch: tuple[str, ...] = ()) -> BackupReader:
         return BackupReader(watch)
+
+    def copy_line(self, line: bytes) -> CopyLine:
+        return copy_line(line)
 
     def kept_file(self, line: bytes) -> bytes:
         return kept_file(line)

@@ -1,10 +1,11 @@
-"""What restic says during `check` and `restore`: JSON since 0.18 and 0.16, text before."""
+"""What restic says during `check` and `restore`: JSON since 0.18 and 0.16, text before; and `copy`: text."""
 
 import re
 from typing import Final
 
 from capkeep.engines.base import (
     CheckResult,
+    CopyLine,
     Event,
     Progress,
     RestoreResult,
@@ -28,6 +29,15 @@ _ADVICE: Final = (
 _VERDICT: Final = "fatal: repository contains errors"
 ERROR_COUNT: Final = re.compile(r"Fatal: There were \d+ errors")  # the last word of a restore
 _IGNORING: Final = re.compile(r"ignoring error for (.+?): ((?:\w+ )?.*)")
+
+_SAVED: Final = re.compile(rb"snapshot [0-9a-f]{8,64} saved\b")
+_PACKS: Final = re.compile(rb"\[[0-9:]+\] +([0-9.]+%) +[0-9]+ / [0-9]+ packs copied")
+
+
+def copy_line(line: bytes) -> CopyLine:
+    """A line of `copy`, of a snapshot or of the packs under way (restic, cmd/restic/cmd_copy.go)."""
+    packs = _PACKS.match(line)
+    return CopyLine(bool(_SAVED.match(line)), packs[1].decode() if packs else "")
 
 
 class CheckReader(LineReader):

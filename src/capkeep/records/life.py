@@ -6,7 +6,9 @@ from capkeep.errors import Failure
 from capkeep.records.locks import copies_of, holder, holders_without_job
 from capkeep.records.model import Outcome, Run
 
-COPY: Final = "copy"  # the action of a run with a lock of its own
+COPY: Final = "copy"
+COPY_DRY_RUN: Final = "copy-dry-run"
+COPYING: Final = (COPY, COPY_DRY_RUN)  # actions of runs with a lock of their own
 INTERRUPTED_TEXT: Final = "the run ended without a word: killed, or the machine went down"
 
 
@@ -14,7 +16,7 @@ def is_alive(directory: str, run: Run) -> bool:
     """Whether the runner of a run without an end still holds its job, or its repository."""
     if not run.job:
         return any(h.run == run.id for h in holders_without_job(directory))
-    found = holder(directory, copies_of(run.job) if run.action == COPY else run.job)
+    found = holder(directory, copies_of(run.job) if run.action in COPYING else run.job)
     return found is not None and found.run == run.id
 
 

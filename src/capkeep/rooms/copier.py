@@ -4,6 +4,8 @@ It has two vaults. The wire to the one that it copies from reads, the one to the
 removes anything, whatever its engine does. It holds both passwords, and reaches no network.
 """
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 from capkeep.engines.base import Call, Command, Snapshot
@@ -11,7 +13,7 @@ from capkeep.engines.retention import decide, held
 from capkeep.errors import Failure, StepError
 from capkeep.kernel import seccomp
 from capkeep.plan.model import Copy, Job, job_tag, stream_tag
-from capkeep.rooms.base import EngineRoom, option_list, serve
+from capkeep.rooms.base import EngineRoom, option, option_list, serve
 from capkeep.rooms.calls import HOUR, Caller, done, make_unless_there
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message
@@ -19,6 +21,7 @@ from capkeep.rooms.protocol import Message
 WEEK: Final = 7 * 24 * HOUR
 AT_ONCE: Final = 1000  # snapshots that are named in one call of the engine
 TAIL: Final = 40
+TELL_SECONDS: Final = 10.0  # between two words about how far it is
 ORIGIN_PASSWORD: Final = "origin-password"  # noqa: S105 the name of the secret
 
 Mark = tuple[str, str, str, str, tuple[str, ...], tuple[str, ...]]
@@ -35,6 +38,7 @@ def copy(room: EngineRoom, request: Message) -> Message:
     if job is None or settings is None:
         raise StepError(Failure.REFUSED, "no job copies anything here")
     complete = frozenset(option_list(request, "complete"))
+    dry_run = option(request, "dry_run", default=False)
     caller = Caller(room)
     origin = _origin(caller)
     room.await_vault()
@@ -42,9 +46,12 @@ def copy(room: EngineRoom, request: Message) -> Message:
     wanted = wanted_of(groups, settings, complete)
     there = set(map(mark, _listed(caller, caller.call)))
     missing = tuple(s for s in wanted if mark(s) not in there)
+    if dry_run:
+        return _told(caller, missing, len(wanted), settings.origin)
+    progress = _Progress(caller, len(missing))
     for at in range(0, len(missing), AT_ONCE):
         names = tuple(s.word for s in missing[at : at + AT_ONCE])
-        _carry_out(caller, caller.engine.copy(caller.call, origin, names))
+        _carry_out(caller, caller.engine.copy(caller.call, origin, names), progress.take)
     if missing:
         there = set(map(mark, _listed(caller, caller.call)))
     lost = [s for s in missing if mark(s) not in there]
@@ -61,6 +68,35 @@ def copy(room: EngineRoom, request: Message) -> Message:
         )
     _compare(ended, len(missing))
     return ended
+
+
+def _told(caller: Caller, missing: tuple[Snapshot, ...], wanted: int, origin: str) -> Message:
+    """What would be copied, a line for each."""
+    for one in missing:
+        text = f"would be copied: {one.id[:8]} of {one.time[:19]}, {', '.join(one.paths)}"
+        caller.room.tell({"event": "message", "text": text})
+    return done(
+        caller, f"{len(missing)} snapshots would be copied, of {wanted} that are wanted of {origin}"
+    )
+
+
+class _Progress:
+    """Tells now and then how far it is: a first copy may take days."""
+
+    def __init__(self, caller: Caller, count: int) -> None:
+        self._caller, self._count = caller, count
+        self._saved, self._last = 0, time.monotonic()
+
+    def take(self, line: bytes) -> None:
+        """A line of the engine's."""
+        saved, share = self._caller.engine.copy_line(line)
+        self._saved += saved
+        now = time.monotonic()
+        if (saved or share) and now - self._last >= TELL_SECONDS:
+            self._last = now
+            text = f"{self._saved} of {self._count} snapshots are copied"
+            text += f", {share} of what the next ones need" if share else ""
+            self._caller.room.tell({"event": "message", "text": text})
 
 
 def mark(snapshot: Snapshot) -> Mark:
@@ -117,13 +153,16 @@ def _listed(caller: Caller, call: Call) -> tuple[Snapshot, ...]:
     return caller.engine.parse_snapshots(said)
 
 
-def _carry_out(caller: Caller, command: Command | None) -> None:
+def _carry_out(
+    caller: Caller, command: Command | None, hear: Callable[[bytes], None] = lambda _line: None
+) -> None:
     """Run it to its end. Raises StepError."""
     if command is None:
         raise StepError(Failure.REFUSED, f"{caller.engine.name} cannot copy")
     tail: list[str] = []
 
     def take(_stream: str, line: bytes) -> None:
+        hear(line)
         tail.append(line.decode(errors="replace")[:2000])
         del tail[:-TAIL]
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from capkeep.records.store import Recorder
 
 WELL: Final = frozenset((Outcome.COMPLETE, Outcome.SKIPPED, None))  # None: it has not ended
-QUIET: Final = frozenset(("dry-run", "init", "safety"))  # of which nobody is told
+QUIET: Final = ("init", "safety")  # of which nobody is told, nor of any dry run
+DRY: Final = "dry-run"  # how their actions end
 SEND_SECONDS: Final = 5  # for handing a report to the notifier
 SLACK_SECONDS: Final = 90  # a notifier takes so long at most for one attempt and its start
 BETWEEN_SECONDS: Final = 2  # that the next run waits at most for the signal of the one before
@@ -405,7 +406,7 @@ class Aftermath:
 
 def concerned(plan: Plan, run: Run, repository: str) -> list[Notify]:
     """The channels that a run is about."""
-    if run.action in QUIET:
+    if run.action in QUIET or run.action.endswith(DRY):
         return []
     if run.job:
         return [n for n in plan.notify if run.job in n.jobs]

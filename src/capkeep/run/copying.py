@@ -3,6 +3,7 @@
 from typing import Final
 
 from capkeep.plan.model import Job, Plan
+from capkeep.records.life import COPY_DRY_RUN
 from capkeep.records.queries import Records
 from capkeep.run.errand import Errand
 
@@ -12,10 +13,11 @@ KNOWN_SNAPSHOTS: Final = (
 )
 
 
-def errand(plan: Plan, job: Job, target: str, records: Records) -> Errand:
-    """A visit to the copier that copies into one repository."""
+def errand(plan: Plan, job: Job, target: str, records: Records, action: str) -> Errand:
+    """A visit to the copier that copies into one repository, or says what it would copy."""
     assert job.copies is not None, "asked before"
     known = records.complete_snapshots(job.name, job.copies.origin, KNOWN_SNAPSHOTS)
     room = plan.room(f"copier-{job.name}-{target}")
-    request: dict[str, object] = {"action": "copy", "options": {"complete": list(known)}}
-    return Errand("copy", room, request, COPY_SECONDS)
+    options = {"complete": list(known), "dry_run": action == COPY_DRY_RUN}
+    request: dict[str, object] = {"action": "copy", "options": options}
+    return Errand(action, room, request, COPY_SECONDS)

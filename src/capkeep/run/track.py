@@ -14,6 +14,7 @@ from capkeep.errors import (
     StepError,
 )
 from capkeep.plan.model import Job, Plan
+from capkeep.records.life import COPYING
 from capkeep.records.locks import Holder, JobLock, after_pulls, copies_of, work_on
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
@@ -62,7 +63,7 @@ class Track:
         self._begun, self._asked, self.done = run, [], []
         errand = next(errands)
         work = run.job or work_on(errand.room.repository)
-        if job and action == "copy":
+        if job and action in COPYING:
             work = copies_of(job.name)
         if errand.kind == AFTER_PULLS:
             work = after_pulls()

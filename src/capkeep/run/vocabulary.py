@@ -73,7 +73,8 @@ def _drill(plan: Plan, walk: Walk, request: Message) -> int:
 def _copy(plan: Plan, walk: Walk, request: Message) -> int:
     known = [job.name for job in plan.jobs if job.copies] or _none("copies")
     jobs = [plan.job(name) for name in _chosen(request, "jobs", known)]
-    return worst(map(walk.copy, jobs))
+    dry_run = _flag(request, "dry_run")
+    return worst(walk.copy(job, dry_run=dry_run) for job in jobs)
 
 
 def _check(plan: Plan, walk: Walk, _brief: Brief, request: Message) -> int:

@@ -14,6 +14,7 @@ from capkeep.errors import (
     StepError,
 )
 from capkeep.plan.model import Job, Plan, Repository, Room, RoomKind
+from capkeep.records.life import COPY, COPY_DRY_RUN
 from capkeep.records.locks import Holder, JobLock, copies_of, holder, last_pull
 from capkeep.records.model import Outcome, Run, Step, new_run_id
 from capkeep.rooms.protocol import Message
@@ -273,18 +274,19 @@ class Walk:
             return self._has_none(job, "drills", "drill")
         return self._track.run(job, "drill", self._drilling(job, seed, whole=whole))
 
-    def copy(self, job: Job) -> int:
+    def copy(self, job: Job, *, dry_run: bool = False) -> int:
         """Copy the job's snapshots into each of the repositories of its copies; returns the exit code."""
         if job.copies is None:
             return self._has_none(job, "copies", "copies")
-        return self._track.run(job, "copy", self._copying(job))
+        action = COPY_DRY_RUN if dry_run else COPY
+        return self._track.run(job, action, self._copying(job, action))
 
-    def _copying(self, job: Job) -> Errands:
+    def _copying(self, job: Job, action: str) -> Errands:
         assert job.copies is not None, "asked before"
         from capkeep.run.copying import errand
 
         return self._of_each(
-            job.copies.targets, lambda name, records: errand(self._plan, job, name, records)
+            job.copies.targets, lambda name, records: errand(self._plan, job, name, records, action)
         )
 
     def _is_to_be_copied(self, job: Job) -> bool:
