@@ -123,6 +123,18 @@ def home() -> str:
     return "made"
 
 
+def rank_all() -> str:
+    """It is refused if one of them has a right that we have not; the victim has none."""
+    victim = int(T["victim"])
+    wanted = os.getpriority(os.PRIO_PROCESS, victim) + 1
+    try:
+        os.setpriority(os.PRIO_USER, os.getuid(), wanted)
+    except PermissionError:
+        if os.getpriority(os.PRIO_PROCESS, victim) != wanted:
+            raise
+    return str(wanted)
+
+
 ATTEMPTS: dict[str, Callable[[], str]] = {
     "read a secret": lambda: read(T["secret"]),
     "read the password": lambda: read(T["password"]),
@@ -139,8 +151,8 @@ ATTEMPTS: dict[str, Callable[[], str]] = {
     "signal a victim": end_victim,
     "queue a signal to a victim": queue_to_victim,
     "limit a victim": limit_victim,
+    "rank all of its user's": rank_all,
     "rank a victim": lambda: str(os.setpriority(os.PRIO_PROCESS, int(T["victim"]), 19)),
-    "rank all of its user's": lambda: str(os.setpriority(os.PRIO_USER, os.getuid(), 19)),
     "move a victim to other processors": starve_victim,
     "have a victim wait for disks": lambda: str(call(IOPRIO_SET, 1, int(T["victim"]), 3 << 13)),
     "change a source's flags": change_flags,

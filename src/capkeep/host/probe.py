@@ -23,6 +23,8 @@ from capkeep.rooms.protocol import Channel, Message, ProtocolError
 
 REQUEST: Final[Message] = {"action": "probe", "options": {}}
 SECONDS: Final = 120  # a vault may wait a minute for a remote
+TRIES: Final = 3  # to ask a room that turns us away, though nobody has it
+PAUSE_SECONDS: Final = 0.5
 TARGET: Final = "target"  # what processes of another host are called, beside a puller's
 ACCEPT: Final = "or, where this host cannot give it: [host] accept-missing"
 
@@ -69,19 +71,8 @@ class _Prober:
             if message.get("event") == "proof":
                 proofs[str(message.get("process"))] = message
 
-        try:
-            plan = self._plan
-            result = (
-                visit(door.path, take)
-                if door
-                else converse(plan, room, REQUEST, take, seconds=SECONDS)
-            )
-        except (CapkeepError, OSError) as error:
-            if door and self._is_busy(room):
-                self.busy.append(room.name)
-                return
-            result = {"failure": "interrupted", "text": str(error)}
-        if self._plan.launched(room) and result.get("failure") == Failure.LOCKED:
+        result = self._heard_out(room, door.path if door else "", take)
+        if result.get("failure") == Failure.LOCKED and (door or self._plan.launched(room)):
             self.busy.append(room.name)
             return
         before = len(self.findings)
@@ -93,6 +84,26 @@ class _Prober:
         if result.get("failure") is not None and len(self.findings) == before:
             text = f"cannot be looked at: {result.get('text')}"
             self.findings.append(Finding(Kind.PROBE, room.name, text, self._reason(room)))
+
+    def _heard_out(self, room: Room, door: str, take: Callable[[Message], None]) -> Message:
+        """What it says in the end, or why it says nothing.
+
+        Behind a door it may have been busy and be free again by the time that is looked at.
+        """
+        plan = self._plan
+        for left in reversed(range(TRIES)):
+            try:
+                if door:
+                    return visit(door, take)
+                return converse(plan, room, REQUEST, take, seconds=SECONDS)
+            except (CapkeepError, OSError) as error:
+                if door and self._is_busy(room):
+                    return {"failure": Failure.LOCKED}
+                turned_away = isinstance(error, ConnectionResetError | ProtocolError)
+                if not (door and left and turned_away):
+                    return {"failure": Failure.INTERRUPTED, "text": str(error)}
+                time.sleep(PAUSE_SECONDS)
+        raise AssertionError("the last try returns")
 
     def _is_busy(self, room: Room) -> bool:
         """Whether another caller has the room: what it can do is proven in his run."""
