@@ -189,20 +189,14 @@ def _systemd(told: Told, first: Mapping[str, str]) -> Systemd:
 def _files(told: Told, table: tuple[mounts.Mount, ...], *, no_new_privs: bool) -> Files:
     nosuid = []
     for path in told["engines"].split("\n"):
-        point = _mount_of(path, table) if path else None
+        point = mounts.mount_of(path, table) if path else None
         if point and "nosuid" in point.options:
             nosuid.append((path, point.point))
     trial = None if no_new_privs else _trial(told)
-    if trial and (point := _mount_of(f"{PLACE}/x", table)):
+    if trial and (point := mounts.mount_of(f"{PLACE}/x", table)):
         names = [o for o in ("nosuid", "noexec") if o in point.options]
         trial = f"{PLACE} lies on {point.point}, which is mounted {names[0]}" if names else trial
     return Files(trial, tuple(nosuid))
-
-
-def _mount_of(path: str, table: tuple[mounts.Mount, ...]) -> mounts.Mount | None:
-    """The mount that a real path lies on."""
-    above = (m for m in table if f"{path}/".startswith(f"{m.point.rstrip('/')}/"))
-    return max(above, key=lambda m: len(m.point), default=None)
 
 
 def _trial(told: Told) -> str | None:

@@ -243,7 +243,8 @@ def _files(plan: Plan | None, own: Facts) -> Files:
     nosuid, without = [], []
     engines = tuple(dict.fromkeys(map(os.path.realpath, _engines(plan))))
     for path in engines:
-        point = _mount_of(path, table)
+        point = mounts.mount_of(path, table)
+        assert point is not None, "a host has a root"
         if "nosuid" in point.options:
             nosuid.append((path, point.point))
         if not _keeps_attributes(path):
@@ -253,12 +254,6 @@ def _files(plan: Plan | None, own: Facts) -> Files:
     held = tuple(_held(path, names) for path, names in capable if names)
     trial = _file_trial(table) if os.geteuid() == 0 and not own.no_new_privs else None
     return Files(trial, tuple(nosuid), tuple(without), held, tuple(_closed_logins()))
-
-
-def _mount_of(path: str, table: Iterable[mounts.Mount]) -> mounts.Mount:
-    """The mount that a real path lies on."""
-    above = (m for m in table if f"{path}/".startswith(f"{m.point.rstrip('/')}/"))
-    return max(above, key=lambda m: len(m.point))
 
 
 def _keeps_attributes(path: str) -> bool:
@@ -302,7 +297,8 @@ def _closed_logins() -> Iterator[str]:
 def _file_trial(table: Iterable[mounts.Mount]) -> str | None:
     """Give a program the capability by its file and run it as nobody; what went wrong."""
     found = map(os.path.realpath, filter(os.path.isdir, TRIALS))
-    fit = [f for f in found if not UNFIT.intersection(_mount_of(f, table).options)]
+    points = ((folder, mounts.mount_of(folder, table)) for folder in found)
+    fit = [folder for folder, point in points if point and not UNFIT.intersection(point.options)]
     if not fit or not os.path.exists(_GREP):
         return None
     try:

@@ -72,7 +72,8 @@ class _Prober:
                 proofs[str(message.get("process"))] = message
 
         result = self._heard_out(room, door.path if door else "", take)
-        if result.get("failure") == Failure.LOCKED and (door or self._plan.launched(room)):
+        launched = self._plan.launched(room)
+        if result is None or (launched and result.get("failure") == Failure.LOCKED):
             self.busy.append(room.name)
             return
         before = len(self.findings)
@@ -85,10 +86,10 @@ class _Prober:
             text = f"cannot be looked at: {result.get('text')}"
             self.findings.append(Finding(Kind.PROBE, room.name, text, self._reason(room)))
 
-    def _heard_out(self, room: Room, door: str, take: Callable[[Message], None]) -> Message:
-        """What it says in the end, or why it says nothing.
+    def _heard_out(self, room: Room, door: str, take: Callable[[Message], None]) -> Message | None:
+        """What it says in the end, or why it says nothing; None where another caller has its door.
 
-        Behind a door it may have been busy and be free again by the time that is looked at.
+        It may have been busy and be free again by the time that is looked at.
         """
         plan = self._plan
         for left in reversed(range(TRIES)):
@@ -98,7 +99,7 @@ class _Prober:
                 return converse(plan, room, REQUEST, take, seconds=SECONDS)
             except (CapkeepError, OSError) as error:
                 if door and self._is_busy(room):
-                    return {"failure": Failure.LOCKED}
+                    return None
                 turned_away = isinstance(error, ConnectionResetError | ProtocolError)
                 if not (door and left and turned_away):
                     return {"failure": Failure.INTERRUPTED, "text": str(error)}

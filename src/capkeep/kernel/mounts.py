@@ -121,6 +121,12 @@ def visible(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
     return tuple(m for m in known.values() if m.id not in covered and not is_buried(m))
 
 
+def mount_of(path: str, table: Iterable[Mount]) -> Mount | None:
+    """The mount that a real path lies on, of those that are visible; None where it is none of them."""
+    above = (m for m in table if f"{path}/".startswith(f"{m.point.rstrip('/')}/"))
+    return max(above, key=lambda m: len(m.point), default=None)
+
+
 def _above(path: str) -> Iterable[str]:
     """All directories above a path, nearest first."""
     while path != "/":
