@@ -5,6 +5,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.engines import restic_programs
 from tests.system.conftest import Product
 from tests.system.scenes import halted_while_reading, random_file
@@ -55,6 +57,36 @@ def test_each_repository_of_a_job_gets_a_snapshot(product: Product) -> None:
     assert [(s["repository"], s["outcome"]) for s in steps] == [
         ("repo", "complete"), ("second", "complete"),
     ]  # fmt: skip
+
+
+def test_a_snapshot_without_the_canary_is_not_complete(
+    any_engine: Product, request: pytest.FixtureRequest
+) -> None:
+    """Whether the engine names what it keeps, as of a few files, or the snapshot is looked into."""
+    product = any_engine
+    # Since 0.19 restic excludes nothing that it is given by its own path, as the canary is.
+    newest = "0.19" in request.node.name
+    for few in (False, True):
+        product.configure("[jobs.job]\n", '[jobs.job]\nexclude = ["canary"]\n')
+        done = product("run")
+        assert done.code == (0 if newest else 3), (few, done)
+        missing = "canary, which every snapshot must hold, is not in it"
+        assert (missing in done.err + done.out) is not newest
+        product.configure('exclude = ["canary"]\n', "")
+        assert product("run").code == 0
+
+
+def test_progress_has_a_total_from_the_time_before(any_engine: Product) -> None:
+    for number in range(40):
+        random_file(any_engine.source / f"f{number}", 2)
+    assert any_engine("run").code == 0
+    for number in range(40):
+        random_file(any_engine.source / f"f{number}", 2)
+    done = any_engine("run", "--json")
+    assert done.code == 0, done
+    told = findings(done.out, "progress")
+    assert told, "it takes some seconds"
+    assert all(t["total_files"] >= 40 for t in told if t["files"]), told  # type: ignore[operator]
 
 
 def test_a_broken_repository_does_not_keep_the_other_from_its_snapshot(product: Product) -> None:

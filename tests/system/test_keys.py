@@ -1,7 +1,9 @@
 """`capkeep key`, from root's terminal to the repository, with every engine."""
 
+import base64
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +17,8 @@ from tests.rooms.house import MEMBER, wait_for
 from tests.system.conftest import SECONDS, Product
 from tests.system.scenes import locks, random_file, start
 from tests.system.test_trouble import engines
+
+QUICK = 1 << 10  # scrypt's cost of a key that capkeep makes
 
 
 def keys(product: Product) -> list[dict[str, object]]:
@@ -81,6 +85,52 @@ def test_a_rotation_leaves_one_key_that_is_where_the_configuration_says(
     secret(any_engine).write_text(before)
     assert any_engine("run").code == 12
     secret(any_engine).write_text(after)
+
+
+def stored(product: Product) -> list[dict[str, object]]:
+    """The keys as they lie in the repository."""
+    return [json.loads(p.read_bytes()) for p in (product.repository / "keys").iterdir()]
+
+
+def opened(product: Product, password: str) -> int:
+    """What restic by hand says to a password."""
+    program = product.home.plan.repository("repo").program
+    return subprocess.run(
+        [program, "--no-cache", "-r", product.repository, "snapshots", "--json"],
+        env={"RESTIC_PASSWORD": password, "PATH": "/usr/bin"}, capture_output=True,
+        timeout=60, check=False,
+    ).returncode  # fmt: skip
+
+
+def test_a_password_that_nobody_guesses_opens_a_new_repository_at_once(
+    any_engine: Product,
+) -> None:
+    (slow,) = stored(any_engine)
+    assert int(str(slow["N"])) > QUICK, "a person's password is slow to try"
+    for entry in any_engine.repository.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    made = base64.b64encode(os.urandom(32)).decode()
+    secret(any_engine).write_text(f"{made}\n")
+    assert any_engine("init").code == 0
+    (quick,) = stored(any_engine)
+    assert (quick["N"], quick["r"], quick["p"]) == (QUICK, 8, 1)
+    assert any_engine("run").code == 0
+    assert any_engine("check").code == 0
+    assert opened(any_engine, made) == 0
+    for wrong in (made[:-2] + "A=", "a password", ""):
+        assert opened(any_engine, wrong) != 0
+    assert made not in json.dumps(quick)
+
+
+def test_a_rotation_makes_a_repository_quick_that_was_slow(any_engine: Product) -> None:
+    assert any_engine.root("key", "rotate", "repo").code == 0
+    (quick,) = stored(any_engine)
+    assert quick["N"] == QUICK
+    assert opened(any_engine, secret(any_engine).read_text().strip()) == 0
+    assert any_engine("run").code == 0
+    added = with_input(any_engine, "of a person\n", "key", "add", "repo")
+    assert added.returncode == 0, added
+    assert sorted(int(str(k["N"])) > QUICK for k in stored(any_engine)) == [False, True]
 
 
 def test_only_root_works_on_keys(any_engine: Product) -> None:

@@ -23,6 +23,7 @@ from capkeep.engines.base import (
     Event,
     Key,
     Match,
+    NewKey,
     RestoreResult,
     Seen,
     Selection,
@@ -100,6 +101,8 @@ class InMemory:
     def backup(
         self, call: Call, what: Selection, *, dry_run: bool = False, parent: str = "",
         watch: tuple[str, ...] = (),
+        name: bool = True,
+        count: bool = True,
     ) -> Command:  # fmt: skip
         return _command(
             call, "backup", *what.include, f"host={what.host}", *(f"tag={t}" for t in what.tags)
@@ -153,6 +156,12 @@ class InMemory:
         raise ValueError("memory has no keys")
 
     def export_key(self, call: Call) -> Command | None:
+        return None
+
+    def master(self, call: Call, password: str) -> Command | None:
+        return None
+
+    def make_key(self, master: bytes, password: str) -> NewKey | None:
         return None
 
     def add_key(self, call: Call, password_file: str) -> Command:

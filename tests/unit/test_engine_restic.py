@@ -1,5 +1,7 @@
 """What is asked of restic, and what is read from it, line by line."""
 
+import base64
+import hashlib
 import json
 import tracemalloc
 
@@ -104,6 +106,28 @@ def test_a_backup_is_asked_for_with_all_that_the_job_says() -> None:
     )  # fmt: skip
 
 
+def test_files_are_named_and_counted_ahead_only_where_that_is_of_use() -> None:
+    plain = RESTIC.backup(CALL, job("/etc"), name=False, count=False).argv
+    assert "-vv" not in plain
+    assert "--no-scan" in plain
+    assert "--no-scan" not in RESTIC.backup(CALL, job("/etc")).argv
+
+
+def test_only_random_bytes_pass_for_a_password_that_nobody_guesses() -> None:
+    made = base64.b64encode(bytes(range(32))).decode()
+    assert RESTIC.master(CALL, made) is not None
+    for text in ("", "a password", made[:-1], made[1:], f"{made}=", f" {made}", "correct-horse" * 4,
+                 hashlib.sha256(b"x").hexdigest()):  # fmt: skip
+        assert RESTIC.master(CALL, text) is None, text
+
+
+def test_a_key_is_made_of_nothing_but_a_master_key() -> None:
+    made = base64.b64encode(bytes(range(32))).decode()
+    for text in (b"{}", b'{"mac": {"k": 1, "r": "x"}, "encrypt": "y"}', b"not JSON"):
+        with pytest.raises(ValueError):
+            RESTIC.make_key(text, made)
+
+
 @pytest.mark.parametrize(
     "include, patterns",
     [
@@ -137,9 +161,9 @@ def test_abilities_are_asked_for_by_name() -> None:
 
 def test_abilities_follow_from_the_version() -> None:
     old = RESTIC.abilities(b"restic 0.14.0 compiled with go1.19.8 on linux/amd64\n")
-    assert old == ((0, 14, 0), False, False, False, False)
+    assert old == ((0, 14, 0), *[False] * 5)
     new = RESTIC.abilities(b"restic 0.19.1-dev (compiled manually) compiled with go1.26\n")
-    assert new == ((0, 19, 1), True, True, True, True)
+    assert new == ((0, 19, 1), *[True] * 5)
     with pytest.raises(ValueError, match="restic version"):
         RESTIC.abilities(b"bash: restic: command not found")
 

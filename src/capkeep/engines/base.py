@@ -32,6 +32,7 @@ class Call(NamedTuple):
     tools: str = ""  # directory of our own programs for such interpreters: `guest`
     origin: bool = False  # by the relay the repository that is copied from is meant
     unlocked: bool = False  # for who only looks: leave no lock, where the engine can do without
+    key: str = ""  # the one to try first, by its id
     standing: str = "/"  # where it stands, by a name that it takes for the machine's "/"
 
 
@@ -71,6 +72,7 @@ class Traits(NamedTuple):
     quota: bool = (
         True  # a vault can keep its repositories, in a directory, from growing beyond a size
     )
+    names_dearly: bool = False  # naming each file that it keeps costs it much
     in_place: bool = False  # it is known to restore a path to where it was, and nothing beside it
 
 
@@ -138,6 +140,7 @@ class Abilities(NamedTuple):
     sparse_restore: bool  # holes come back as holes
     keep_existing: bool  # a restore can leave what is already there alone
     restore_events: bool  # a restore names what it could not restore
+    uncounted: bool = False  # a backup can do without counting ahead
     plain_restore: bool = False  # a restore can leave attributes out that only root may set
 
 
@@ -312,6 +315,14 @@ class Key(NamedTuple):
     created: str  # as the engine writes it
 
 
+class NewKey(NamedTuple):
+    """A key that a repository does not have yet."""
+
+    path: str  # where it belongs, as the vault's protocol has it
+    id: str
+    content: bytes
+
+
 class DiffTotals(NamedTuple):
     """What a comparison of two snapshots adds up to."""
 
@@ -380,8 +391,14 @@ class Engine(Protocol):
         dry_run: bool = False,
         parent: str = "",
         watch: tuple[str, ...] = (),
+        name: bool = True,
+        count: bool = True,
     ) -> Command:
-        """Make a snapshot. An empty parent lets the engine choose; `watch` as in `read_backup`."""
+        """Make a snapshot. An empty parent lets the engine choose; `watch` as in `read_backup`.
+
+        An engine whose `traits.names_dearly` names files, the watched ones too, only to `name` them;
+        one that can do without counts nothing ahead unless it is to `count`.
+        """
 
     def backup_stream(self, call: Call, path: str, what: Selection) -> Command:
         """Make a snapshot of what comes on its standard input, as one file of that path.
@@ -474,6 +491,15 @@ class Engine(Protocol):
 
     def remove_key(self, call: Call, key: str) -> Command:
         """Remove a key by its id; never the one that this call uses."""
+
+    def master(self, call: Call, password: str) -> Command | None:
+        """Print what every key holds; None where the engine itself makes the best key for a password."""
+
+    def make_key(self, master: bytes, password: str) -> NewKey | None:
+        """A key that opens without delay, with what that command printed; None where it cannot be made.
+
+        Raises ValueError.
+        """
 
     def read_backup(self, watch: tuple[str, ...] = ()) -> LineReader:
         """A reader of `backup`; `watch` are paths whose arrival in the snapshot is told."""

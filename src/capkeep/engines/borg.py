@@ -24,6 +24,7 @@ from capkeep.engines.base import (
     Entry,
     Key,
     Match,
+    NewKey,
     Remote,
     Selection,
     Served,
@@ -115,6 +116,8 @@ class Borg:
         dry_run: bool = False,
         parent: str = "",
         watch: tuple[str, ...] = (),
+        name: bool = True,
+        count: bool = True,
     ) -> Command:
         options = ["--json", "--progress", "--list", f"--comment={_comment(what)}"]
         if what.one_file_system:
@@ -226,6 +229,12 @@ class Borg:
 
     def export_key(self, call: Call) -> Command | None:
         return _command(call, "key", "export", "::")
+
+    def master(self, call: Call, password: str) -> Command | None:
+        return None
+
+    def make_key(self, master: bytes, password: str) -> NewKey | None:
+        return None
 
     def add_key(self, call: Call, password_file: str) -> Command:
         raise ValueError(_NO_KEYS)

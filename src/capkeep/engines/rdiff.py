@@ -23,6 +23,7 @@ from capkeep.engines.base import (
     Entry,
     Key,
     Match,
+    NewKey,
     Selection,
     Served,
     Snapshot,
@@ -97,6 +98,8 @@ class RdiffBackup:
         dry_run: bool = False,
         parent: str = "",
         watch: tuple[str, ...] = (),
+        name: bool = True,
+        count: bool = True,
     ) -> Command:
         own = (f"{d}/*" for d in _ROOMS_OWN if any(p.rstrip("/") in ("", d) for p in what.include))
         return _command(
@@ -170,6 +173,12 @@ class RdiffBackup:
         raise ValueError("rdiff-backup has no keys")
 
     def export_key(self, call: Call) -> Command | None:
+        return None
+
+    def master(self, call: Call, password: str) -> Command | None:
+        return None
+
+    def make_key(self, master: bytes, password: str) -> NewKey | None:
         return None
 
     def add_key(self, call: Call, password_file: str) -> Command:

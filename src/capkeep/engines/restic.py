@@ -22,6 +22,7 @@ from capkeep.engines.base import (
     Entry,
     Key,
     Match,
+    NewKey,
     Selection,
     Served,
     Snapshot,
@@ -63,6 +64,7 @@ class Restic:
         drills=True,
         copies=True,
         mounts=True,
+        names_dearly=True,
         names_unset=False,  # but to root (restic, internal/fs/node.go)
         in_place=True,
     )  # fmt: skip
@@ -80,6 +82,7 @@ class Restic:
         version = tuple(int(n or 0) for n in found.groups())
         return Abilities(
             version=version,
+            uncounted=version >= (0, 15),  # --no-scan, 0.15.0
             sparse_restore=version >= (0, 15),  # restic CHANGELOG 0.15.0
             keep_existing=version >= (0, 17),  # --overwrite, 0.17.0
             restore_events=version >= (0, 17),  # JSON errors, 0.17.0
@@ -97,10 +100,13 @@ class Restic:
         dry_run: bool = False,
         parent: str = "",
         watch: tuple[str, ...] = (),
+        name: bool = True,
+        count: bool = True,
     ) -> Command:
-        # -vv names every item, so that a watched path is seen without a second call, which would
-        # cost the 0.7 s that restic takes to open a repository.
-        options = ["--json", "-vv"]
+        # -vv names every item, each in a write of its own.
+        options = ["--json", "-vv"] if name else ["--json"]
+        if not count:
+            options.append("--no-scan")
         if what.one_file_system:
             options.append("--one-file-system")
         if dry_run:
@@ -211,6 +217,16 @@ class Restic:
     def export_key(self, call: Call) -> Command | None:
         return None
 
+    def master(self, call: Call, password: str) -> Command | None:
+        from capkeep.engines.restic_key import is_random
+
+        return _command(call, "cat", "masterkey", "--no-lock") if is_random(password) else None
+
+    def make_key(self, master: bytes, password: str) -> NewKey | None:
+        from capkeep.engines.restic_key import make_key
+
+        return make_key(master, password)
+
     def add_key(self, call: Call, password_file: str) -> Command:
         return _command(call, "key", "add", f"--new-password-file={password_file}")
 
@@ -273,6 +289,8 @@ def _command(call: Call, *arguments: str) -> Command:
             options = (*options, f"--limit-{name}={max(1, rate >> 10)}")  # in KiB
     if call.unlocked:
         options = (*options, "--no-lock")
+    if call.key:
+        options = (*options, f"--key-hint={call.key}")
     env = (
         ("RESTIC_REPOSITORY", _repository(call)),
         ("RESTIC_PASSWORD", call.password),

@@ -9,6 +9,7 @@ repository, and the next rotation goes on from what lies there:
     OLD              the secret's file holds the new one; the old key is perhaps still there
 """
 
+import base64
 import fcntl
 import os
 import secrets
@@ -233,7 +234,8 @@ def _is(secret: Secret, file: str) -> bool:
 
 
 def _made() -> str:
-    return secrets.token_urlsafe(PASSWORD_BYTES)
+    """As `openssl rand -base64 32` writes it: an engine may go by that nobody can guess it."""
+    return base64.b64encode(secrets.token_bytes(PASSWORD_BYTES)).decode()
 
 
 def current(result: Message) -> str:

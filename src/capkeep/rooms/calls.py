@@ -10,6 +10,7 @@ from itertools import count
 
 from capkeep.engines import ENGINES
 from capkeep.engines.base import (
+    Abilities,
     Call,
     Command,
     Diagnosis,
@@ -156,9 +157,13 @@ class Caller:
         write_note(noted, key + said)
         return said
 
+    def abilities(self) -> Abilities:
+        """What its version can do. Raises StepError."""
+        return self.engine.abilities(self.version())
+
     def name(self) -> str:
         """Such as "restic 0.18.0"."""
-        numbers = self.engine.abilities(self.version()).version
+        numbers = self.abilities().version
         return f"{self.engine.name} {'.'.join(map(str, numbers))}"
 
 
@@ -275,11 +280,13 @@ def make_unless_there(caller: Caller, make: Callable[[], object]) -> bool:
     return False
 
 
-def init(room: EngineRoom) -> Message:
-    """Make the repository; one that is there already, and opens, is left alone."""
+def init(room: EngineRoom, then: Callable[[Caller], None] = lambda _: None) -> Message:
+    """Make the repository, and do what comes then; one that is there, and opens, is left alone."""
     caller = Caller(room)
     room.await_vault()
     new = make_unless_there(caller, lambda: caller.output(caller.engine.init(caller.call), HOUR))
+    if new:
+        then(caller)
     return done(caller, "the repository was made" if new else "the repository was there already")
 
 

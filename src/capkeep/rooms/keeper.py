@@ -52,8 +52,10 @@ def keys(room: EngineRoom, request: Message) -> Message:
 
 
 def init(room: EngineRoom, _request: Message) -> Message:
-    """Make the repository."""
-    return make(room)
+    """Make the repository, with a key that opens it without delay if its password allows that."""
+    from capkeep.rooms.new_key import exchange_key
+
+    return make(room, exchange_key)
 
 
 def snapshots(room: EngineRoom, _request: Message) -> Message:

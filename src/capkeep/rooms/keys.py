@@ -12,6 +12,7 @@ from capkeep.errors import Failure, StepError
 from capkeep.plan.model import Mode
 from capkeep.rooms.base import GIVEN_FD, EngineRoom, option
 from capkeep.rooms.calls import Caller, done
+from capkeep.rooms.new_key import put_key
 from capkeep.rooms.protocol import Message, ProtocolError
 
 SECONDS: Final = 3600
@@ -93,6 +94,8 @@ def _add(caller: Caller, password: str) -> str:
     except StepError as error:
         if error.failure is not Failure.WRONG_PASSWORD:
             raise
+    if put_key(caller, password):
+        return _current(_keys(caller, password)).id
     memory = os.memfd_create("password", os.MFD_CLOEXEC)
     try:
         os.write(memory, password.encode(errors="surrogateescape"))

@@ -336,7 +336,7 @@ class _Drill:
         caller = self._caller
         target = f"{self._scratch}/part"
         os.mkdir(target, 0o700)
-        abilities = caller.engine.abilities(caller.version())
+        abilities = caller.abilities()
         command = caller.engine.restore(
             caller.call, self._word, target, include=paths, verify=True,
             sparse=abilities.sparse_restore, plain=abilities.plain_restore,

@@ -5,7 +5,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from capkeep.engines.base import (
     Cause,
@@ -25,7 +25,7 @@ from capkeep.kernel.facts import OVERFLOW_ID
 from capkeep.plan.model import Brief, Job, Mode, Starter, job_tag, stream_path, stream_tag
 from capkeep.rooms.base import EngineRoom, option, serve
 from capkeep.rooms.brief import read_brief
-from capkeep.rooms.calls import Caller
+from capkeep.rooms.calls import HOUR, Caller
 from capkeep.rooms.plain import opened
 from capkeep.rooms.probe import probe
 from capkeep.rooms.protocol import Message, is_file_name
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from capkeep.rooms.manifest import Turn
 
 PROGRESS_SECONDS: Final = 0.1  # at least, between two progress events
+# An engine names some files for less than a look into the snapshot costs: a start, and its index.
+NAMED_LIMIT: Final = 5_000
 OWNERS_NAMED: Final = 3
 UNSEEN: Final = "mounted since `capkeep apply`, and not seen in this room: apply again"
 WRONG_OWNER: Final = "kept with a wrong owner, as its own is above 65535 or nobody: apply again"
@@ -78,15 +80,19 @@ def backup(room: EngineRoom, request: Message) -> Message:
     dry_run = option(request, "dry_run", default=False)
     turn = option(request, "turn", default=-1)  # where it begins; none below 0
     seconds = option(request, "seconds", default=0)  # that all may take
+    # About how much it will be, as the last time; 0 where nobody knows.
+    expected = Expected(option(request, "files", default=0), option(request, "bytes", default=0))
     _tell_kept(room, job)
     _report_sources(room, job)
     if job.canary:
         _read_canary(room, job.canary)
     caller = Caller(room)
     reader = caller.engine.read_backup((job.canary,) if job.canary else ())
-    hearing = _Hearing(room)
+    hearing = _Hearing(room, expected)
     drills = job.drill is not None or room.brief.pulled  # of a server's drills it alone knows
     kept = _Kept(caller.engine, turn) if turn >= 0 and drills and not dry_run else None
+    few = 0 < expected.files <= NAMED_LIMIT
+    name = bool(kept or dry_run or few or not caller.engine.traits.names_dearly)
 
     def take(stream: str, line: bytes) -> None:
         for event in reader.feed(stream, line):
@@ -97,7 +103,10 @@ def backup(room: EngineRoom, request: Message) -> Message:
     room.await_vault()
     visible = _visible(room, caller.engine, job)
     watch = (job.canary,) if job.canary else ()
-    command = caller.engine.backup(caller.call, visible, dry_run=dry_run, watch=watch)
+    count = not (expected.files and caller.abilities().uncounted)
+    command = caller.engine.backup(
+        caller.call, visible, dry_run=dry_run, watch=watch, name=name, count=count
+    )
     begun, steady = time.time_ns(), boot_time()
     code = caller.run(command, take, job.timeout_seconds)
     room.steady()
@@ -106,6 +115,8 @@ def backup(room: EngineRoom, request: Message) -> Message:
     elif "user" in room.brief.walls.namespaces and not _knows_all_ids():
         _tell_lost_owners(room, job)
     found = caller.engine.diagnose(code, reader.tail, backup=True)
+    if job.canary and hearing.snapshot and not name:
+        hearing.look_up(caller, job.canary)
     engine = caller.name()
     result = {
         "exit_code": EXIT_PARTIAL if found is None and caller.engine.partial(code) else code,
@@ -186,7 +197,7 @@ def stream(room: EngineRoom, request: Message) -> Message:
     tags = (*(t for t in job.tags if t != job_tag(job.name)), stream_tag(job.name, name))
     caller = Caller(room)
     reader = caller.engine.read_backup()
-    hearing = _Hearing(room)
+    hearing = _Hearing(room, Expected(0, 0))
 
     def take(stream: str, line: bytes) -> None:
         for event in reader.feed(stream, line):
@@ -382,11 +393,19 @@ def _read_canary(room: EngineRoom, name: str) -> None:
     raise StepError(Failure.WEAKENED, f"the canary {name} {problem}", hint=hint)
 
 
+class Expected(NamedTuple):
+    """What a backup will come to, more or less; 0 where nobody knows."""
+
+    files: int
+    bytes: int
+
+
 class _Hearing:
     """What the engine says during a backup, passed on as events, and kept for the result."""
 
-    def __init__(self, room: EngineRoom) -> None:
+    def __init__(self, room: EngineRoom, expected: Expected) -> None:
         self._room = room
+        self._expected = expected
         self._shown = 0.0
         self._canary_seen = False
         self._summary: Summary | None = None
@@ -409,10 +428,27 @@ class _Hearing:
         elif isinstance(event, Summary):
             self._summary = event
 
+    @property
+    def snapshot(self) -> str:
+        """What the engine has made; "" for nothing."""
+        return self._summary.snapshot if self._summary else ""
+
+    def look_up(self, caller: Caller, path: str) -> None:
+        """See whether that path is in the snapshot, where the engine has not named what it keeps.
+
+        Raises StepError.
+        """
+        engine, call = caller.engine, caller.call._replace(unlocked=True)
+        found = caller.output(engine.ls(call, self.snapshot, (path,)), HOUR)
+        entries = (engine.parse_ls_line(line) for line in found.split(b"\n"))
+        self._canary_seen = any(entry and entry.path == path for entry in entries)
+
     def _show(self, progress: Progress) -> None:
         now = time.monotonic()
         if now - self._shown >= PROGRESS_SECONDS:
             self._shown = now
+            if not progress.total_files:
+                progress = _estimated(progress, self._expected)
             self._room.tell({"event": "progress", **progress._asdict()})
 
     def result(self) -> Message:
@@ -423,6 +459,14 @@ class _Hearing:
             "snapshot": summary.snapshot if summary else "",
             "summary": summary._asdict() if summary else None,
         }
+
+
+def _estimated(progress: Progress, expected: Expected) -> Progress:
+    """With a total as it was the last time, if that is not less than there is already."""
+    return progress._replace(
+        total_files=max(expected.files, progress.files) if expected.files else 0,
+        total_bytes=max(expected.bytes, progress.bytes) if expected.bytes else 0,
+    )
 
 
 def _look(event: Unreadable, path: str) -> Unreadable:

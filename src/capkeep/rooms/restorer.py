@@ -97,7 +97,7 @@ def restore(room: EngineRoom, request: Message) -> Message:
         _remove_links(room, listing, wish)
     else:
         _refuse_conflicts(room, listing, wish)
-    abilities = caller.engine.abilities(caller.version())
+    abilities = caller.abilities()
     capable = room.brief.mode is not Mode.USER
     command = caller.engine.restore(
         caller.call, word, wish.target or "/", include=wish.paths, verify=True,

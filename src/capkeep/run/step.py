@@ -114,10 +114,16 @@ def carry_out(
     )
     ledger.tell({"event": "step", "kind": step.kind, "repository": step.repository,
                  "room": room.name})  # fmt: skip
-    heard, result = _ask(ledger, job, errand, visit)
+    kept = job if step.kind in verdict.BACKUPS else None
+    before = ledger.recorder.previous_complete_totals(kept.name, step.repository) if kept else None
+    heard, result = _ask(ledger, job, _expecting(errand, before), visit)
     if errand.warn and (text := errand.warn(ledger.recorder)):
         heard.take({"event": "warning", "text": text})
-    found = _judge(ledger, job, step, heard, result)
+    if kept:
+        dry_run = step.kind == "dry-run"
+        found = verdict.backup(kept, heard, result, before, dry_run=dry_run)
+    else:
+        found = verdict.plain(result)
     if errand.kind == "check":
         ledger.recorder.add_detail(step, {"read_data": asked_read_data(errand.request)})
     if errand.shelf and found.outcome is Outcome.COMPLETE:
@@ -243,13 +249,13 @@ def asked_read_data(request: Message) -> str:
     return str(options.get("read_data") or "") if isinstance(options, dict) else ""
 
 
-def _judge(
-    ledger: Ledger, job: Job | None, step: Step, heard: Heard, result: Message
-) -> verdict.StepVerdict:
-    if job is None or step.kind not in ("backup", "dry-run"):
-        return verdict.plain(result)
-    before = ledger.recorder.previous_complete_totals(job.name, step.repository)
-    return verdict.backup(job, heard, result, before, dry_run=step.kind == "dry-run")
+def _expecting(errand: Errand, before: Totals | None) -> Errand:
+    """The errand, with about how much there will be: a reader needs not count that ahead then."""
+    options = errand.request.get("options")
+    if before is None or not isinstance(options, dict):
+        return errand
+    told = {"files": before.total_files, "bytes": before.bytes_processed}
+    return errand._replace(request={**errand.request, "options": {**options, **told}})
 
 
 def result_of(error: StepError) -> Message:

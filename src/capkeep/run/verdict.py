@@ -11,6 +11,7 @@ from capkeep.run.gate import Before, Evidence, SourceFact, judge
 from capkeep.run.heard import Heard
 
 BESIDE: Final = ("diff",)  # what says nothing of what the run is worth: a comparison that failed
+BACKUPS: Final = ("backup", "dry-run")  # what the gate judges
 
 
 class StepVerdict(NamedTuple):

@@ -42,7 +42,10 @@ def _is_paths(value: object) -> bool:
 
 
 ACTIONS: Final[dict[str, dict[str, Check]]] = {
-    "backup": {"dry_run": _is_flag, "turn": _is_number, "seconds": _is_number},
+    "backup": {
+        "dry_run": _is_flag,
+        **dict.fromkeys(("turn", "seconds", "files", "bytes"), _is_number),
+    },
     "sums": {"paths": _is_paths, "nonce": _is_nonce, "before": _is_number},
     "init": {},
     "probe": {},

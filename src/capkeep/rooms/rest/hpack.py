@@ -1,4 +1,4 @@
-"""HPACK, the packing of header fields in HTTP/2, as much as a server of restic's needs (RFC 7541).
+"""HPACK, the packing of header fields in HTTP/2, as much as a vault and a room of its host need (RFC 7541).
 
 Decoding is whole, its dynamic table included: Go's client packs its first requests before it has
 heard what we would like, and before 2022 did not listen at all. Only text is let through: a string
@@ -180,6 +180,7 @@ def _unpack(data: bytes) -> Iterator[int]:
         raise PackingError("a string with a wrong end")
 
 
+_AUTHORITY, _METHOD, _PATH, _SCHEME = 1, 2, 4, 6
 _STATUS, _CONTENT_LENGTH, _CONTENT_RANGE, _CONTENT_TYPE = 8, 28, 30, 31
 _NO_TABLE: Final = b"\x20"  # a dynamic table of size 0: no peer has to keep one for us
 
@@ -189,6 +190,15 @@ def encode(status: int, kind: str, length: int, content_range: str = "") -> byte
     fields = [
         (_STATUS, str(status)), (_CONTENT_TYPE, kind), (_CONTENT_LENGTH, str(length)),
         *([(_CONTENT_RANGE, content_range)] if content_range else []),
+    ]  # fmt: skip
+    return _NO_TABLE + b"".join(_literal(name, value.encode()) for name, value in fields)
+
+
+def encode_upload(path: str, length: int) -> bytes:
+    """The header block of an upload, packed in the same way."""
+    fields = [
+        (_METHOD, "POST"), (_SCHEME, "http"), (_AUTHORITY, "capkeep"), (_PATH, path),
+        (_CONTENT_LENGTH, str(length)),
     ]  # fmt: skip
     return _NO_TABLE + b"".join(_literal(name, value.encode()) for name, value in fields)
 
