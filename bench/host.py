@@ -19,7 +19,8 @@ from pathlib import Path
 USERS = "capkeep-bench"
 BASE = Path("/var/cache/capkeep-tests")
 CAPKEEP = Path(sys.executable).parent / "capkeep"
-PASSWORD = "a generated password is not guessed, this one measures"
+# 32 bytes in base64, as `openssl rand -base64 32` writes them: of these capkeep makes a quick key.
+PASSWORD = "Mg6F0iSCTuFbG8mYOjlUvIGyZT0xIpnbxG1pZfQ6ku4="
 SECONDS = 1800  # for one command
 QUIET = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 
@@ -102,14 +103,19 @@ class Installed:
             RESTIC_PASSWORD=PASSWORD,
         )
 
-    def twin(self, beside: Path) -> None:
-        """A copy of the repository for the engine by hand.
+    def twin(self, beside: Path, *, same_key: bool = False) -> None:
+        """A copy of the repository for the engine by hand, with a key as the engine itself makes it.
 
-        A repository of its own would have another key: `restic init` makes opening one as slow as
-        half a second of its own measuring says, and that differs by 150 ms from time to time.
+        restic makes opening one as slow as half a second of its own measuring says, which differs by
+        150 ms from time to time. With the `same_key` what is left is the cost of the rooms alone.
         """
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(self.repository, beside)
+        if self.engine == "restic" and not same_key:
+            with tempfile.NamedTemporaryFile("w") as file:
+                file.write(PASSWORD)
+                file.flush()
+                self.by_hand("key", "passwd", f"--new-password-file={file.name}", repository=beside)
 
     def configure(self) -> None:
         """Write the configuration, apply it, open the doors."""

@@ -3,10 +3,12 @@
 A small unchanged job (1,000 files, 10 MB) on a local repository; the newest restic.
 `extra_ms_direct`: median wall time of `capkeep run` less that of `restic backup`, milliseconds,
 where `capkeep doors` start the rooms; `extra_ms_systemd`: where systemd does, on a booted Debian 13.
+By hand the repository has a key as restic makes it; `same_key_extra_ms`: it has capkeep's quick one too.
 Between two calls the doors get a moment, as between any two commands of a person or a timer.
 """
 
 import time
+from pathlib import Path
 
 from bench import booted
 from bench.host import alternate, fill, installed, result, say, scratch
@@ -24,26 +26,29 @@ def main() -> None:
         fill(source, 1000, 10_000)
         with installed(place / "capkeep", source, restic) as host:
             host.capkeep("init")
-            beside = place / "by-hand"
+            beside, alike = place / "by-hand", place / "same-key"
             host.twin(beside)
+            host.twin(alike, same_key=True)
 
             def ours() -> None:
                 host.capkeep("run", "bench")
 
-            def by_hand() -> None:
-                host.by_hand("backup", "--json", "-vv", str(source), repository=beside)
+            def by_hand(repository: Path = beside) -> None:
+                host.by_hand("backup", "--json", str(source), repository=repository)
 
             ours()
             by_hand()
+            by_hand(alike)
             say(f"{ROUNDS} rounds")
-            capkeep_ms, restic_ms = alternate(
-                ROUNDS, ours, by_hand, before=lambda: time.sleep(MOMENT)
+            capkeep_ms, restic_ms, same_ms = alternate(
+                ROUNDS, ours, by_hand, lambda: by_hand(alike), before=lambda: time.sleep(MOMENT)
             )
     booted_ms, booted_restic_ms = booted.run_ms(ROUNDS, MOMENT)
     result(
         extra_ms_direct=capkeep_ms - restic_ms,
         capkeep_ms=capkeep_ms,
         restic_ms=restic_ms,
+        same_key_extra_ms=capkeep_ms - same_ms,
         extra_ms_systemd=booted_ms - booted_restic_ms,
         booted_capkeep_ms=booted_ms,
         booted_restic_ms=booted_restic_ms,

@@ -15,7 +15,7 @@ from tests.lab.machine import Machine, Result
 from tests.lab.network import ADDRESSES, Link
 
 SERVER, TARGET = "trixie", "bookworm"
-PASSWORD: Final = "nobody but the server may keep this 6k1"
+PASSWORD: Final = "WT9g+UEU20wmvPR4y+9ZH4MVIsAOTIJykCdRaNTUCtg="  # as `openssl rand -base64 32`
 LOGIN: Final = "capkeep-answerer"
 INCLUDE: Final = ("/etc", "/srv/data")
 REPOSITORIES: Final = {

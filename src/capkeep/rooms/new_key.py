@@ -34,7 +34,7 @@ def exchange_key(caller: Caller) -> None:
     new = put_key(caller, caller.call.password)
     if not new:
         return
-    call = caller.call._replace(key=new)
+    call = caller.call._replace(key=new, unlocked=True)  # nobody else knows of it yet
     keys = caller.engine.parse_keys(caller.output(caller.engine.keys(call), HOUR))
     if not any(key.current and _is(key, new) for key in keys):
         raise StepError(Failure.ENGINE, "the engine does not open the repository with its new key")
