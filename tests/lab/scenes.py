@@ -21,7 +21,9 @@ allow-empty = ["/home", "/root"]
 def configure(machine: Machine, more: str = "", *, job: str = JOB) -> None:
     """Write the configuration, its secret and something to keep."""
     machine.ok("install", "-d", "-m", "700", "/etc/capkeep/secrets")
-    machine.write("/etc/capkeep/secrets/local", "MguBjfPKSUJvoWbuzxQ8BYumyDVxSqGxvDgJi1TROkY=\n", 0o600)
+    machine.write(
+        "/etc/capkeep/secrets/local", "MguBjfPKSUJvoWbuzxQ8BYumyDVxSqGxvDgJi1TROkY=\n", 0o600
+    )
     machine.write("/etc/capkeep/capkeep.toml", REPOSITORY + job + more)
     machine.write("/srv/data/word", "kept\n", 0o600)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from capkeep.rooms.rest import frames
 from capkeep.rooms.rest.frames import Head, Kind
-from capkeep.rooms.rest.hpack import Decoder, encode_upload
+from capkeep.rooms.rest.hpack import Decoder, PackingError, encode_upload
 
 SECONDS: Final = 60  # until it is answered
 SIZE_LIMIT: Final = frames.FRAME_SIZE  # bytes: one frame, and every window is larger at first
@@ -69,7 +69,10 @@ def _answer(incoming: _Frames) -> tuple[int, str]:
         if head.stream != 1 or head.kind not in (Kind.HEADERS, Kind.DATA):
             continue
         if head.kind == Kind.HEADERS:
-            status = int(dict(decoder.decode(content)).get(b":status", b"0"))
+            try:
+                status = int(dict(decoder.decode(content))[b":status"])
+            except (PackingError, KeyError, ValueError) as error:
+                raise ConnectionError("the vault gives no status") from error
         else:
             text += content
         if head.flags & frames.END_STREAM:
