@@ -133,6 +133,24 @@ def test_a_rotation_makes_a_repository_quick_that_was_slow(any_engine: Product) 
     assert sorted(int(str(k["N"])) > QUICK for k in stored(any_engine)) == [False, True]
 
 
+def test_a_rotation_leaves_no_key_that_the_old_password_opens(product: Product) -> None:
+    """An `init` that is killed between its two keys leaves both."""
+    file = secret(product)
+    old = file.read_text().strip()
+    there = set((product.repository / "keys").iterdir())
+    subprocess.run(
+        [product.home.plan.repository("repo").program, "--no-cache", "-r", product.repository,
+         "key", "add", f"--new-password-file={file}"],
+        env={"RESTIC_PASSWORD": old, "PATH": "/usr/bin"}, check=True, timeout=60,
+    )  # fmt: skip
+    (first,), (second,) = there, set((product.repository / "keys").iterdir()) - there
+    os.chown(second, first.stat().st_uid, first.stat().st_gid)
+    assert product.root("key", "rotate", "repo").code == 0
+    assert len(stored(product)) == 1
+    assert opened(product, old) != 0
+    assert product("run").code == 0
+
+
 def test_only_root_works_on_keys(any_engine: Product) -> None:
     for verb in ("list", "export", "rotate"):
         done = any_engine("key", verb, "repo", uid=MEMBER)

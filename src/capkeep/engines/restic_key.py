@@ -55,8 +55,8 @@ def make_key(master: bytes, password: str) -> NewKey | None:
         return None
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     content = json.dumps({
-        "created": created, "username": "capkeep", "hostname": "", "kdf": "scrypt",
-        "N": N, "r": R, "p": P, "salt": _base64(salt), "data": _base64(sealed),
+        "created": created, "username": "capkeep", "hostname": os.uname().nodename,
+        "kdf": "scrypt", "N": N, "r": R, "p": P, "salt": _base64(salt), "data": _base64(sealed),
     }).encode()  # fmt: skip
     name = hashlib.sha256(content).hexdigest()
     return NewKey(f"/keys/{name}", name, content)
