@@ -48,6 +48,8 @@ def test_resources_are_the_control_groups(machine: Machine) -> None:
 
 def test_keys_are_worked_on_and_leave_no_trace(machine: Machine) -> None:
     applied(machine)
+    made = json.loads(machine.ok("sh", "-c", "cat /srv/repo/keys/*"))  # one, of a random password
+    assert (made["N"], made["username"]) == (1 << 10, "capkeep")
     machine.ok("sh", "-c", "echo an added one | capkeep key add local")
     assert len(json.loads(machine.ok("capkeep", "--json", "key", "list", "local"))) == 2
     machine.ok("sh", "-c", "echo a chosen one | capkeep key rotate local --password-file -")
