@@ -142,7 +142,10 @@ def test_what_comes_after_the_last_pull_comes_once(hosts: Pair) -> None:
     try:
         done = hosts.pull("hosts")
         assert done.code == 0, done
-        assert hosts.server.ok("systemctl", "is-active", "after.service") == "active\n"
+        # The command asks systemd for it, and does not wait until it is there.
+        hosts.server.wait(
+            lambda: not hosts.server.run("systemctl", "is-active", "after.service").code
+        )
         runs = json.loads(hosts.server.ok("capkeep", "--json", "history", "--limit", "10"))
         assert [r["action"] for r in runs][:3] == ["after-pulls", "backup", "backup"]
         assert [r["outcome"] for r in runs[:3]] == ["complete"] * 3

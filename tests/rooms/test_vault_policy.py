@@ -1,6 +1,5 @@
 """What a hostile engine can do to a repository through its vault: add, and nothing else."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from capkeep.plan.model import Access
-from capkeep.rooms.rest.directory import DirectoryStore
 from capkeep.rooms.rest.frames import Kind
-from capkeep.rooms.rest.names import Name
 from tests.rooms.h2 import HELLO, data, hand_over, headers, pseudo, request, split, status_of
 from tests.rooms.vaultkit import Vault, start_bare, tree
 
@@ -218,23 +215,6 @@ def test_a_pack_arrives_whole(vault: Vault, repository: Path, size: int) -> None
     assert vault.ask("POST", f"/data/{name}", b"x" * size)[0] == 403
     assert (repository / "data" / name[:2] / name).read_bytes() == content
     assert vault.ask("HEAD", "/config")[0] == 200, "nothing is left of it in the connection"
-
-
-def test_a_filesystem_that_cannot_splice_is_written_to(tmp_path: Path) -> None:
-    store = DirectoryStore(str(tmp_path), 0)
-    store.create()
-    upload = store.write(Name("snapshots", NAME), 5)
-    assert upload.pour is not None
-    fcntl.fcntl(vars(upload)["_fd"], fcntl.F_SETFL, os.O_APPEND)  # splice(2): EINVAL
-    out, into = os.pipe()
-    try:
-        os.write(into, b"bytes")
-        assert upload.pour(out, 5) == 5
-        upload.commit()
-    finally:
-        os.close(out)
-        os.close(into)
-    assert (tmp_path / "snapshots" / NAME).read_bytes() == b"bytes"
 
 
 def test_a_wrong_pack_takes_its_own_name_and_no_other(vault: Vault, repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""A room's own upload to its vault, as the vault sees it and whatever the vault says."""
+"""A room's own request to its vault, as the vault sees it and whatever the vault says."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from capkeep.rooms.rest import client, frames
-from capkeep.rooms.rest.client import upload
+from capkeep.rooms.rest.client import ask
 from capkeep.rooms.rest.frames import Code, Kind
 from capkeep.rooms.rest.hpack import Decoder, encode
 from capkeep.rooms.rest.requests import parse_request
@@ -32,7 +32,7 @@ class Vault:
         os.write(self._say, b"".join(pieces))
 
     def asked(self) -> tuple[int, str]:
-        return upload(self._answers, self.outgoing, f"/keys/{'a' * 64}", b"the key")
+        return ask(self._answers, self.outgoing, "POST", f"/keys/{'a' * 64}", b"the key")
 
 
 @pytest.fixture

@@ -318,8 +318,8 @@ class Key(NamedTuple):
 class NewKey(NamedTuple):
     """A key that a repository does not have yet."""
 
-    path: str  # where it belongs, as the vault's protocol has it
-    id: str
+    folder: str  # where all of them are, as the vault's protocol has it
+    id: str  # its name there
     content: bytes
 
 

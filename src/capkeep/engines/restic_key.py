@@ -58,8 +58,7 @@ def make_key(master: bytes, password: str) -> NewKey | None:
         "created": created, "username": "capkeep", "hostname": os.uname().nodename,
         "kdf": "scrypt", "N": N, "r": R, "p": P, "salt": _base64(salt), "data": _base64(sealed),
     }).encode()  # fmt: skip
-    name = hashlib.sha256(content).hexdigest()
-    return NewKey(f"/keys/{name}", name, content)
+    return NewKey("/keys/", hashlib.sha256(content).hexdigest(), content)
 
 
 def _parts(master: object) -> dict[str, object]:

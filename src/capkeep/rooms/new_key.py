@@ -1,29 +1,29 @@
 """Keys that open a repository without delay, made in the keeper's room for passwords nobody can guess."""
 
+import json
 import os
 from typing import Final
 
-from capkeep.engines.base import Key, NewKey
+from capkeep.engines.base import NewKey
 from capkeep.errors import Failure, StepError
 from capkeep.rooms.calls import HOUR, Caller
-from capkeep.rooms.rest.client import upload
+from capkeep.rooms.rest.client import ask
 
 OK: Final = 200
 
 
-def put_key(caller: Caller, password: str) -> str:
-    """Let a password open the repository at once; the new key's id, or "" where the engine makes keys.
+def put_key(caller: Caller, password: str) -> NewKey | None:
+    """Let a password open the repository at once; None where that is left to the engine's own keys.
 
     Raises StepError.
     """
     command = caller.engine.master(caller.call, password) if caller.room.relay() else None
     if command is None:
-        return ""
+        return None
     key = caller.engine.make_key(caller.output(command, HOUR), password)
-    if key is None:
-        return ""
-    _store(caller, key)
-    return key.id
+    if key is not None:
+        _ask_vault(caller, "POST", f"{key.folder}{key.id}", key.content)
+    return key
 
 
 def exchange_key(caller: Caller) -> None:
@@ -32,23 +32,20 @@ def exchange_key(caller: Caller) -> None:
     Cut off in between it has both, and each opens it. Raises StepError.
     """
     new = put_key(caller, caller.call.password)
-    if not new:
+    if new is None:
         return
-    call = caller.call._replace(key=new, unlocked=True)  # nobody else knows of it yet
+    call = caller.call._replace(key=new.id, unlocked=True)
     keys = caller.engine.parse_keys(caller.output(caller.engine.keys(call), HOUR))
-    if not any(key.current and _is(key, new) for key in keys):
+    if not any(k.current and new.id.startswith(k.id) for k in keys):  # some versions shorten them
         raise StepError(Failure.ENGINE, "the engine does not open the repository with its new key")
-    for key in keys:
-        if not _is(key, new):
-            caller.output(caller.engine.remove_key(call, key.id), HOUR)
+    # Not by the engine, which wants the repository for itself: a backup may have begun already.
+    for name in json.loads(_ask_vault(caller, "GET", new.folder)):
+        if name != new.id:
+            _ask_vault(caller, "DELETE", f"{new.folder}{name}")
 
 
-def _is(key: Key, identity: str) -> bool:
-    return identity.startswith(key.id)  # which may be no more than its beginning
-
-
-def _store(caller: Caller, key: NewKey) -> None:
-    """Over a pair of pipes of our own, as an engine's."""
+def _ask_vault(caller: Caller, method: str, path: str, content: bytes = b"") -> str:
+    """Over a pair of pipes of our own, as an engine's; what it answers. Raises StepError."""
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     try:
@@ -57,11 +54,12 @@ def _store(caller: Caller, key: NewKey) -> None:
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
-        status, text = upload(ours_in, ours_out, key.path, key.content)
+        status, text = ask(ours_in, ours_out, method, path, content)
     except OSError as error:
-        raise StepError(Failure.ENGINE, f"the vault takes no key: {error}") from error
+        raise StepError(Failure.ENGINE, f"the vault does not answer: {error}") from error
     finally:
         os.close(ours_in)
         os.close(ours_out)
     if status != OK:
-        raise StepError(Failure.ENGINE, f"the vault takes no key: {text}")
+        raise StepError(Failure.ENGINE, f"the vault does not do as it is asked: {text}")
+    return text

@@ -1,4 +1,4 @@
-"""A room's own upload of one small object to its vault, over a pair of pipes as an engine's.
+"""A room's own request to its vault, of one small object, over a pair of pipes as an engine's.
 
 HTTP/2 as in `http2.py`, from the other side: one request, its answer, and that was the connection.
 """
@@ -10,19 +10,22 @@ from typing import Final
 
 from capkeep.rooms.rest import frames
 from capkeep.rooms.rest.frames import Head, Kind
-from capkeep.rooms.rest.hpack import Decoder, PackingError, encode_upload
+from capkeep.rooms.rest.hpack import Decoder, PackingError, encode_request
 
 SECONDS: Final = 60  # until it is answered
 SIZE_LIMIT: Final = frames.FRAME_SIZE  # bytes: one frame, and every window is larger at first
 
 
-def upload(incoming: int, outgoing: int, path: str, content: bytes) -> tuple[int, str]:
+def ask(
+    incoming: int, outgoing: int, method: str, path: str, content: bytes = b""
+) -> tuple[int, str]:
     """The status of the answer, as HTTP has them, and its text. Raises OSError, TimeoutError.
 
     `incoming` is read from and `outgoing` written to; both stay the caller's.
     """
     assert len(content) <= SIZE_LIMIT
-    request = frames.frame(Kind.HEADERS, frames.END_HEADERS, 1, encode_upload(path, len(content)))
+    block = encode_request(method, path, len(content))
+    request = frames.frame(Kind.HEADERS, frames.END_HEADERS, 1, block)
     body = frames.frame(Kind.DATA, frames.END_STREAM, 1, content)
     message = memoryview(frames.PREFACE + frames.settings({}) + request + body)
     while message:

@@ -17,6 +17,7 @@ from typing import Final
 from capkeep.errors import Failure
 from capkeep.rooms.rest.names import CONFIG, KINDS, Name, is_hash
 from capkeep.rooms.rest.store import AlreadyThere, Blob, Item, NotThere, StoreError, Upload
+from capkeep.rooms.rest.uncached import Uncached
 from capkeep.rooms.service import explain
 from capkeep.values import format_size
 
@@ -25,7 +26,6 @@ DIR_MODE: Final = 0o700
 TMP: Final = "tmp"  # where objects wait on filesystems without O_TMPFILE
 RENAME_NOREPLACE: Final = 1
 AT_FDCWD: Final = -100
-COPY: Final = 256 << 10
 BLOCK: Final = 4096  # bytes in which most filesystems give space
 LEAST_FILES: Final = 1000  # that must still find a place (inodes)
 
@@ -278,6 +278,7 @@ class _FileUpload:
         self._path = path
         self._length = length
         self._stored = False
+        self._uncached: Uncached | None = None  # of what comes out of a pipe
 
     def write(self, data: memoryview) -> None:
         try:
@@ -287,19 +288,19 @@ class _FileUpload:
             raise explain(error, self._path) from error
 
     def pour(self, pipe: int, count: int) -> int:
-        """From the pipe to the disk's cache, without a copy in between (splice(2))."""
+        """From the pipe to the disk."""
         try:
-            return os.splice(pipe, self._fd, count)
+            if self._uncached is None:
+                self._uncached = Uncached(self._fd, self._length)
+            return self._uncached.pour(pipe, count)
         except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise explain(error, self._path) from error
-        data = os.read(pipe, min(count, COPY))  # this filesystem cannot
-        self.write(memoryview(data))
-        return len(data)
+            raise explain(error, self._path) from error
 
     def commit(self) -> None:
         """File first, then its name, then the folder that holds the name."""
         try:
+            if self._uncached:
+                self._uncached.finish()
             os.fsync(self._fd)
             self._name_it()
             _sync(os.path.dirname(self._path))

@@ -194,10 +194,10 @@ def encode(status: int, kind: str, length: int, content_range: str = "") -> byte
     return _NO_TABLE + b"".join(_literal(name, value.encode()) for name, value in fields)
 
 
-def encode_upload(path: str, length: int) -> bytes:
-    """The header block of an upload, packed in the same way."""
+def encode_request(method: str, path: str, length: int) -> bytes:
+    """A request's header block, packed in the same way."""
     fields = [
-        (_METHOD, "POST"), (_SCHEME, "http"), (_AUTHORITY, "capkeep"), (_PATH, path),
+        (_METHOD, method), (_SCHEME, "http"), (_AUTHORITY, "capkeep"), (_PATH, path),
         (_CONTENT_LENGTH, str(length)),
     ]  # fmt: skip
     return _NO_TABLE + b"".join(_literal(name, value.encode()) for name, value in fields)

@@ -41,7 +41,7 @@ class Upload(Protocol):
 
     @property
     def pour(self) -> Callable[[int, int], int] | None:
-        """Takes bytes out of a pipe, unseen by this program, where the kernel can do that.
+        """Takes bytes out of a pipe as they are, where nobody has to look at them.
 
         It is told of a pipe that has something, and how much to take at most; it says how much
         that was, 0 if nothing more will come. Raises StoreError.

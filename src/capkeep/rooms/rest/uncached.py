@@ -1,0 +1,93 @@
+"""Writing to a local disk past the kernel's cache of files (O_DIRECT, open(2)).
+
+Nobody reads a pack again soon. In the cache it would drive out what the machine's own programs read, and
+bringing it there costs three times the processor time: a page for every 4 KiB, each written for the
+first time. So it is gathered in a buffer that stays, and goes to the disk from there.
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+from typing import Final
+
+SIZE: Final = 512 << 10  # bytes that are written at a time
+BLOCK: Final = 4096  # bytes in which a disk can be written, or several of its own blocks
+
+_NOT_HERE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class Uncached:
+    """Takes a file's content out of a pipe, from its beginning to its end. All that writes raises OSError."""
+
+    def __init__(self, fd: int, length: int) -> None:
+        """`fd` is an empty file's, and stays its owner's; `length` is how much will come."""
+        self._fd = fd
+        self._size = min(SIZE, -(-length // BLOCK) * BLOCK)
+        self._buffer = memoryview(mmap.mmap(-1, self._size))  # which begins at a page, as it must
+        self._have = 0
+        self._direct = length >= SIZE and _set_direct(fd, on=True)
+        if self._direct:
+            _allocate(fd, length)
+
+    def pour(self, pipe: int, count: int) -> int:
+        """Take at most so many bytes out of a pipe that has some; how many that were, 0 at its end."""
+        got = os.readv(pipe, [self._buffer[self._have : min(self._size, self._have + count)]])
+        self._have += got
+        if self._have == self._size:
+            self._write(self._have)
+        return got
+
+    def finish(self) -> None:
+        """Write the rest. What is less than a block only the cache can take."""
+        whole = self._have // BLOCK * BLOCK
+        tail = bytes(self._buffer[whole : self._have])
+        self._write(whole)
+        if tail:
+            self._cache()
+            _write_all(self._fd, memoryview(tail))
+
+    def _write(self, size: int) -> None:
+        """The buffer's first bytes, which are whole blocks, or all that there is."""
+        try:
+            _write_all(self._fd, self._buffer[:size])
+        except OSError as error:
+            if not self._direct or error.errno != errno.EINVAL:
+                raise
+            self._cache()  # this filesystem has larger blocks, or only says that it can
+            _write_all(self._fd, self._buffer[:size])
+        self._have = 0
+
+    def _cache(self) -> None:
+        """From now on write as everybody does."""
+        if self._direct:
+            _set_direct(self._fd, on=False)
+            self._direct = False
+
+
+def _set_direct(fd: int, *, on: bool) -> bool:
+    """Whether its writes go past the cache now; many filesystems cannot."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags)
+    except OSError:
+        return False
+    return on
+
+
+def _allocate(fd: int, length: int) -> None:
+    """Get the space for all of it at once, in one piece where there is one (fallocate(2)).
+
+    Not by posix_fallocate(3), which writes zeros where the filesystem cannot. Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(length)) != 0:
+        number = ctypes.get_errno()
+        if number not in _NOT_HERE:
+            raise OSError(number, os.strerror(number))
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
