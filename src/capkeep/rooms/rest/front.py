@@ -222,8 +222,8 @@ class Front:
     def _receive(self, upload: Upload, name: Name, request: Request, exchange: Exchange) -> None:
         """Take a body in. Its last piece is passed on only when the whole has the right sha256.
 
-        A pack for a local disk is left to the kernel to move: reading and hashing it would cost a
-        tenth of a large backup, and restic does neither on a local disk. Who could send a wrong one
+        A pack for a local disk is not looked at: hashing it would cost some percent of a large backup,
+        and restic does not do that on a local disk either. Who could send a wrong one
         could as well send one of nonsense under its right name; engines authenticate what is in it.
         """
         digest = _sha256()

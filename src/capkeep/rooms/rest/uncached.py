@@ -12,7 +12,7 @@ import mmap
 import os
 from typing import Final
 
-SIZE: Final = 512 << 10  # bytes that are written at a time
+SIZE: Final = 1 << 20  # bytes that are written at a time
 BLOCK: Final = 4096  # bytes in which a disk can be written, or several of its own blocks
 
 _NOT_HERE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
