@@ -15,7 +15,7 @@ from typing import Final
 SIZE: Final = 1 << 20  # bytes that are written at a time
 BLOCK: Final = 4096  # bytes in which a disk can be written, or several of its own blocks
 
-_NOT_HERE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Uncached:
@@ -79,12 +79,13 @@ def _set_direct(fd: int, *, on: bool) -> bool:
 def _allocate(fd: int, length: int) -> None:
     """Get the space for all of it at once, in one piece where there is one (fallocate(2)).
 
-    Not by posix_fallocate(3), which writes zeros where the filesystem cannot. Raises OSError.
+    Not by posix_fallocate(3), which writes zeros where the filesystem cannot. Raises OSError where there
+    is no space; all else does without.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(length)) != 0:
         number = ctypes.get_errno()
-        if number not in _NOT_HERE:
+        if number in _FULL:
             raise OSError(number, os.strerror(number))
 
 
