@@ -88,8 +88,8 @@ def test_what_the_list_says_of_an_archive_removes_no_other(borg: Borg) -> None:
     oldest, newest = borg.snapshots()
     expected = borg.base / "expected"
     attack(borg, "aliases")
-    known = borg.snapshots()
-    assert [(s.id, s.time) for s in known] == [(s.id, s.time) for s in (oldest, newest)]
+    known = borg.snapshots()  # both may be of the same second
+    assert {(s.id, s.time) for s in known} == {(s.id, s.time) for s in (oldest, newest)}
     for removed in (oldest, newest):
         told = {"listed": [oldest.id, newest.id], "removed": {removed.id: "alias"}}
         expected.write_text(json.dumps(told))

@@ -146,16 +146,24 @@ class Caller:
 
     def version(self) -> bytes:
         """What the engine says of its version, remembered for as long as the program is the same."""
+        if known := self.remembered():
+            return known
+        said = self.output(self.engine.version(self.call), VERSION_SECONDS, tell=False)
+        write_note(self._noted(), self._program() + said)
+        return said
+
+    def remembered(self) -> bytes:
+        """What it said of its version when it was last asked; b"" if the program is another one now."""
+        first, _, rest = read_note(self._noted()).partition(b"\n")
+        return rest if first + b"\n" == self._program() else b""
+
+    def _noted(self) -> str:
+        return f"{self.call.cache_dir}/version"
+
+    def _program(self) -> bytes:
         path = self.call.program
         state = os.stat(path)
-        key = f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode()
-        noted = f"{self.call.cache_dir}/version"
-        first, _, rest = read_note(noted).partition(b"\n")
-        if first + b"\n" == key:
-            return rest
-        said = self.output(self.engine.version(self.call), VERSION_SECONDS, tell=False)
-        write_note(noted, key + said)
-        return said
+        return f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode()
 
     def abilities(self) -> Abilities:
         """What its version can do. Raises StepError."""

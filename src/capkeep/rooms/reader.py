@@ -103,7 +103,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     room.await_vault()
     visible = _visible(room, caller.engine, job)
     watch = (job.canary,) if job.canary else ()
-    count = not (expected.files and caller.abilities().uncounted)
+    count = not expected.files or not _can_do_uncounted(caller)
     command = caller.engine.backup(
         caller.call, visible, dry_run=dry_run, watch=watch, name=name, count=count
     )
@@ -459,6 +459,14 @@ class _Hearing:
             "snapshot": summary.snapshot if summary else "",
             "summary": summary._asdict() if summary else None,
         }
+
+
+def _can_do_uncounted(caller: Caller) -> bool:
+    """Whether the engine need not count ahead, as far as it is known without calling it."""
+    try:
+        return caller.engine.abilities(caller.remembered()).uncounted
+    except ValueError:
+        return False
 
 
 def _estimated(progress: Progress, expected: Expected) -> Progress:
