@@ -133,19 +133,26 @@ def test_packs_are_whole_and_leave_the_cache_to_others(tmp_path: Path, size: int
     assert pack.stat().st_size == size
 
 
-@pytest.mark.parametrize("refused", [fcntl.F_SETFL, os.write])
+@pytest.mark.parametrize("refused", ["flag", "first", "rest"])
 def test_a_filesystem_without_direct_writes_is_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
-    """Some refuse the flag, and some say nothing until they are to write."""
-    if refused is os.write:
+    """Some refuse the flag, and some say nothing until they are to write, or have taken half a block."""
+    if refused != "flag":
+        real, taken = os.write, [refused == "first"]
 
-        def write(fd: int, data: memoryview) -> None:
+        def write(fd: int, data: memoryview) -> int:
             if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
-                raise OSError(errno.EINVAL, "Invalid argument")
-            assert os.write(fd, data) == len(data)
+                if taken[0]:
+                    raise OSError(errno.EINVAL, "Invalid argument")
+                taken[0] = True
+                uncached._set_direct(fd, on=False)
+                done = real(fd, data[:5000])
+                assert uncached._set_direct(fd, on=True)
+                return done
+            return real(fd, data)
 
-        monkeypatch.setattr(uncached, "_write_all", write)
+        monkeypatch.setattr(os, "write", write)
     else:
         monkeypatch.setattr(uncached, "_set_direct", lambda _fd, **_on: False)
     content = os.urandom((2 << 20) + 17)

@@ -18,9 +18,8 @@ from typing import Final
 from capkeep.engines.base import NewKey
 
 RANDOM_BYTES: Final = 32  # of a password that needs no slowness
-N: Final = (
-    1 << 10
-)  # scrypt's cost, 1 MiB and some milliseconds (RFC 7914, 2); restic takes no less than 2
+# scrypt's cost (RFC 7914, 2): 1 MiB and some milliseconds.
+N: Final = 1 << 10
 R: Final = 8
 P: Final = 1
 SALT_BYTES: Final = 64  # restic's own (internal/crypto, saltLength)

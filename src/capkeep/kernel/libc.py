@@ -4,6 +4,7 @@ Numbers from 424 on are the same on every architecture (include/uapi/asm-generic
 """
 
 import ctypes
+import errno
 import os
 import struct
 from typing import Final
@@ -73,6 +74,18 @@ def umount(target: bytes, flags: int) -> None:
     if _libc.umount2(target, flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fsdecode(target))
+
+
+def fallocate(fd: int, length: int) -> None:
+    """Get the space for a file's content at once, in one piece where there is one (fallocate(2)).
+
+    Not by posix_fallocate(3), which writes zeros where the filesystem cannot. Raises OSError where there
+    is no space; all else does without.
+    """
+    if _libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(length)) == -1:
+        number = ctypes.get_errno()
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(number, os.strerror(number))
 
 
 def rename_noreplace(folder: int, old: str, new: str) -> None:

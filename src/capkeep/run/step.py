@@ -201,11 +201,15 @@ def _turn(errand: Errand, ledger: Ledger, deadline: float) -> AbstractContextMan
 
 def _timed(errand: Errand, deadline: float) -> Message:
     """What is asked; a reader that sums files for drills is told how many seconds all may still take."""
-    options = errand.request.get("options")
-    if errand.shelf is None or not isinstance(options, dict):
+    if errand.shelf is None:
         return errand.request
-    left = int(deadline - time.monotonic())
-    return {**errand.request, "options": {**options, "seconds": left}}
+    return _with_options(errand.request, seconds=int(deadline - time.monotonic()))
+
+
+def _with_options(request: Message, **more: object) -> Message:
+    """The request with further options, if it is one that has any."""
+    options = request.get("options")
+    return {**request, "options": {**options, **more}} if isinstance(options, dict) else request
 
 
 def write_down(
@@ -251,11 +255,10 @@ def asked_read_data(request: Message) -> str:
 
 def _expecting(errand: Errand, before: Totals | None) -> Errand:
     """The errand, with about how much there will be: a reader needs not count that ahead then."""
-    options = errand.request.get("options")
-    if before is None or not isinstance(options, dict):
+    if before is None:
         return errand
-    told = {"files": before.total_files, "bytes": before.bytes_processed}
-    return errand._replace(request={**errand.request, "options": {**options, **told}})
+    request = _with_options(errand.request, files=before.total_files, bytes=before.bytes_processed)
+    return errand._replace(request=request)
 
 
 def result_of(error: StepError) -> Message:

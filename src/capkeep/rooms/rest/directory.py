@@ -17,9 +17,12 @@ from typing import Final
 from capkeep.errors import Failure
 from capkeep.rooms.rest.names import CONFIG, KINDS, Name, is_hash
 from capkeep.rooms.rest.store import AlreadyThere, Blob, Item, NotThere, StoreError, Upload
-from capkeep.rooms.rest.uncached import Uncached
 from capkeep.rooms.service import explain
 from capkeep.values import format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capkeep.rooms.rest.uncached import Uncached
 
 FILE_MODE: Final = 0o400  # restic's: local backend, since 0.12 (internal/backend/local)
 DIR_MODE: Final = 0o700
@@ -291,6 +294,9 @@ class _FileUpload:
         """From the pipe to the disk."""
         try:
             if self._uncached is None:
+                # Loaded when the first pack comes: every run waits for the start of its vault.
+                from capkeep.rooms.rest.uncached import Uncached
+
                 self._uncached = Uncached(self._fd, self._length)
             return self._uncached.pour(pipe, count)
         except OSError as error:

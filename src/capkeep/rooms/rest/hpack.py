@@ -191,7 +191,7 @@ def encode(status: int, kind: str, length: int, content_range: str = "") -> byte
         (_STATUS, str(status)), (_CONTENT_TYPE, kind), (_CONTENT_LENGTH, str(length)),
         *([(_CONTENT_RANGE, content_range)] if content_range else []),
     ]  # fmt: skip
-    return _NO_TABLE + b"".join(_literal(name, value.encode()) for name, value in fields)
+    return _packed(fields)
 
 
 def encode_request(method: str, path: str, length: int) -> bytes:
@@ -200,6 +200,10 @@ def encode_request(method: str, path: str, length: int) -> bytes:
         (_METHOD, method), (_SCHEME, "http"), (_AUTHORITY, "capkeep"), (_PATH, path),
         (_CONTENT_LENGTH, str(length)),
     ]  # fmt: skip
+    return _packed(fields)
+
+
+def _packed(fields: list[tuple[int, str]]) -> bytes:
     return _NO_TABLE + b"".join(_literal(name, value.encode()) for name, value in fields)
 
 

@@ -5,17 +5,16 @@ bringing it there costs three times the processor time: a page for every 4 KiB, 
 first time. So it is gathered in a buffer that stays, and goes to the disk from there.
 """
 
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
 from typing import Final
 
+from capkeep.kernel.libc import fallocate
+
 SIZE: Final = 1 << 20  # bytes that are written at a time
 BLOCK: Final = 4096  # bytes in which a disk can be written, or several of its own blocks
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Uncached:
@@ -29,35 +28,35 @@ class Uncached:
         self._have = 0
         self._direct = length >= SIZE and _set_direct(fd, on=True)
         if self._direct:
-            _allocate(fd, length)
+            fallocate(fd, length)
 
     def pour(self, pipe: int, count: int) -> int:
         """Take at most so many bytes out of a pipe that has some; how many that were, 0 at its end."""
         got = os.readv(pipe, [self._buffer[self._have : min(self._size, self._have + count)]])
         self._have += got
         if self._have == self._size:
-            self._write(self._have)
+            self._write(self._buffer)
+            self._have = 0
         return got
 
     def finish(self) -> None:
         """Write the rest. What is less than a block only the cache can take."""
         whole = self._have // BLOCK * BLOCK
-        tail = bytes(self._buffer[whole : self._have])
-        self._write(whole)
-        if tail:
+        self._write(self._buffer[:whole])
+        if whole < self._have:
             self._cache()
-            _write_all(self._fd, memoryview(tail))
+            self._write(self._buffer[whole : self._have])
 
-    def _write(self, size: int) -> None:
-        """The buffer's first bytes, which are whole blocks, or all that there is."""
-        try:
-            _write_all(self._fd, self._buffer[:size])
-        except OSError as error:
-            if not self._direct or error.errno != errno.EINVAL:
-                raise
-            self._cache()  # this filesystem has larger blocks, or only says that it can
-            _write_all(self._fd, self._buffer[:size])
-        self._have = 0
+    def _write(self, data: memoryview) -> None:
+        """Whole blocks, unless the cache takes them."""
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except OSError as error:
+                if not self._direct or error.errno != errno.EINVAL:
+                    raise
+                # This filesystem has larger blocks, only says that it can, or has taken half a block.
+                self._cache()
 
     def _cache(self) -> None:
         """From now on write as everybody does."""
@@ -74,21 +73,3 @@ def _set_direct(fd: int, *, on: bool) -> bool:
     except OSError:
         return False
     return on
-
-
-def _allocate(fd: int, length: int) -> None:
-    """Get the space for all of it at once, in one piece where there is one (fallocate(2)).
-
-    Not by posix_fallocate(3), which writes zeros where the filesystem cannot. Raises OSError where there
-    is no space; all else does without.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(length)) != 0:
-        number = ctypes.get_errno()
-        if number in _FULL:
-            raise OSError(number, os.strerror(number))
-
-
-def _write_all(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
