@@ -25,9 +25,8 @@ ends = {}
 
 def opened(**more):
     args = archiver.Archiver().parse_args(["list", "--log-json", "::"])
-    return RemoteRepository(
-        args.location.omit_archive(), exclusive=True, lock_wait=5, args=args, **more
-    )
+    options = {"exclusive": True, "lock": what != "unlocked", **more}
+    return RemoteRepository(args.location.omit_archive(), lock_wait=5, args=args, **options)
 
 
 def attempt(name, action):
@@ -97,6 +96,17 @@ with repository:
         manifest.archives.clear()
         manifest.write()
         repository.commit()
+    elif what == "unlocked":
+        place = os.environ["BORG_REPO"].removeprefix("ssh://capkeep")
+        ends["locks"] = " ".join(name for name in os.listdir(place) if name.startswith("lock"))
+        nonce = repository.get_free_nonce()
+        attempt("nonce", lambda: repository.commit_nonce_reservation(nonce + 9, nonce))
+        attempt("list", lambda: repository.put(Manifest.MANIFEST_ID, b"mine"))
+        attempt("new", lambda: repository.put(bytes(range(32)), b"mine"))
+        attempt("key", lambda: repository.save_key(b"mine"))
+        attempt("commit", repository.commit)
+        attempt("rollback", repository.rollback)
+        attempt("read", lambda: len(repository.get(ids[0])) > 0)
     elif what == "pipelined":
         # All at once, with no answer awaited, each twice, and the first of all after a rollback too.
         def flood():

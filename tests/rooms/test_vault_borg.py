@@ -69,6 +69,16 @@ def test_nothing_that_a_hostile_reader_does_costs_an_archive(borg: Borg) -> None
         assert (back / "random").read_bytes() == (borg.source / "random").read_bytes()
 
 
+def test_who_has_no_lock_keeps_nobody_waiting_and_writes_nothing(borg: Borg) -> None:
+    before, ends = borg.snapshots(), attack(borg, "unlocked")
+    assert ends.pop("read") == "done: True", ends
+    assert (ends.pop("locks"), ends.pop("rollback")) == ("", "done: None")
+    assert set(ends.values()) <= {"PathNotAllowed", "InvalidRPCMethod"}, ends
+    assert len(ends) == 5
+    borg.back_up()
+    assert borg.snapshots()[:2] == before
+
+
 def test_a_name_that_a_hostile_reader_gives_an_archive_removes_that_one_alone(borg: Borg) -> None:
     """Whatever it would mean to borg: an option, or a placeholder."""
     kept = borg.snapshots()

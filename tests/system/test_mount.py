@@ -49,13 +49,15 @@ while True:
 """
 
 
-@pytest.fixture(scope="module", params=["0.14", "0.19"])
+@pytest.fixture(scope="module", params=["0.14", "0.19", "borg"])
 def kept(request: pytest.FixtureRequest) -> Iterator[Product]:
     """A backup of what differs in owner, mode, kind and time."""
     with house() as home, home.doors():
         product = Product(home)
         programs = restic_programs()
-        if request.param != "0.14":
+        if request.param == "borg":
+            product.configure('engine = "restic"', 'engine = "borg"')
+        elif request.param != "0.14":
             product.configure(str(programs["0.14"]), str(programs[request.param]))
         assert product("init").code == 0
         _make(product.source)
@@ -170,14 +172,17 @@ def test_what_cannot_be_shown_is_refused(product: Product) -> None:
     home = product.home.base
     product.configure(
         "[jobs.job]",
-        f'[repositories.borg]\nengine = "borg"\nlocation = "{home}/repositories/borg"\n'
-        f'password = {{ file = "{home}/etc/secrets/repo" }}\n\n[jobs.job]',
+        f'[repositories.mirror]\nengine = "rdiff-backup"\nlocation = "{home}/repositories/mirror"\n'
+        "\n[jobs.job]",
     )
     empty, full = Path(home, "empty"), Path(home, "etc")
     for said, sentence in (
         (product("mount", "latest", str(empty)), "only root"),
         (product.root("mount", "latest", str(full), "-r", "repo"), "not empty"),
-        (product.root("mount", "latest", str(empty), "-r", "borg"), "of restic's only"),
+        (
+            product.root("mount", "latest", str(empty), "-r", "mirror"),
+            "shows no snapshots as files",
+        ),
     ):
         assert said.code == 4, said
         assert sentence in said.err

@@ -11,6 +11,7 @@ from typing import Final
 
 from capkeep.engines.base import (
     Abilities,
+    Above,
     Call,
     Cause,
     Change,
@@ -103,6 +104,7 @@ class InMemory:
         watch: tuple[str, ...] = (),
         name: bool = True,
         count: bool = True,
+        above: tuple[Above, ...] = (),
     ) -> Command:  # fmt: skip
         return _command(
             call, "backup", *what.include, f"host={what.host}", *(f"tag={t}" for t in what.tags)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capkeep.engines import ENGINES
+from capkeep.engines import ENGINES, gives
 from capkeep.engines.base import (
     TAIL_LINES,
     Call,
@@ -23,7 +23,6 @@ from capkeep.engines.base import (
     Warned,
 )
 from capkeep.engines.causes import cause_of_text
-from capkeep.engines.giving import GIVES
 from capkeep.engines.restic_listing import posix_mode
 from capkeep.plan.model import Job
 from tests.unit.engine_lines import BACKUP, FAILURES
@@ -87,8 +86,8 @@ def test_who_only_looks_leaves_no_lock() -> None:
     call = CALL._replace(unlocked=True)
     for command in (
         RESTIC.snapshots(call), RESTIC.ls(call, "latest"), RESTIC.find(call, "x"),
-        RESTIC.diff(call, "a", "b"), GIVES["restic"].folder(call, "aa"),
-        GIVES["restic"].content(call, "latest", "/x"),
+        RESTIC.diff(call, "a", "b"), gives("restic").look(call, "aa", "", ("b",)),
+        gives("restic").content(call, "latest", "/x"),
     ):  # fmt: skip
         assert command.argv.count("--no-lock") == 1, command
     assert "--no-lock" not in RESTIC.ls(CALL, "latest").argv

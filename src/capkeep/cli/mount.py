@@ -9,6 +9,7 @@ from capkeep.cli.look import add_verb, converse_with, finish, open_target, plan_
 from capkeep.errors import EXIT_COMPLETE, Failure, RefusedError, StepError
 
 if TYPE_CHECKING:
+    from capkeep.engines.base import Traits
     from capkeep.rooms.protocol import Message
 
 
@@ -23,12 +24,12 @@ def _mount(args: argparse.Namespace) -> int:
     from capkeep.host.shown import Shown, Unmounted
     from capkeep.plan.model import RoomKind
 
-    _refuse(args)
+    alone = _traits(args).mounts_one
     directory = os.path.abspath(args.directory)
     request: Message = {"action": "mount", "options": {"snapshot": args.snapshot}}
     folder = open_target(directory)
     try:
-        with Shown(folder) as shown:
+        with Shown(folder, alone=alone) as shown:
 
             def on_event(_message: "Message") -> None:
                 if shown.look():
@@ -52,8 +53,8 @@ def _mount(args: argparse.Namespace) -> int:
         os.close(folder)
 
 
-def _refuse(args: argparse.Namespace) -> None:
-    """Raises RefusedError for who may not mount, and for an engine that cannot."""
+def _traits(args: argparse.Namespace) -> "Traits":
+    """The engine's. Raises RefusedError for who may not mount, and for an engine that cannot."""
     from capkeep.engines import ENGINES
 
     if os.geteuid() != 0 or args.user:
@@ -63,8 +64,10 @@ def _refuse(args: argparse.Namespace) -> None:
         )
     plan = plan_for(args, "mount a snapshot", "whoever sees any snapshot sees all files")
     repository = plan.repository(repository_name(plan, args.repository))
-    if not ENGINES[repository.engine].traits.mounts:
+    traits = ENGINES[repository.engine].traits
+    if not traits.mounts:
         raise RefusedError(
-            f"capkeep mounts snapshots of restic's only, and {repository.name} is {repository.engine}'s",
+            f"{repository.engine} shows no snapshots as files, and {repository.name} is one of its",
             hint="`capkeep ls` and `capkeep restore SNAPSHOT PATH --to DIR` work with every engine",
         )
+    return traits

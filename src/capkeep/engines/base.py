@@ -68,6 +68,11 @@ class Traits(NamedTuple):
     copies: bool = False  # it copies snapshots from one repository into another
     remote: Remote | None = None  # of engines with "ssh" among their schemes
     mounts: bool = False  # it shows snapshots as a filesystem (fuse(4))
+    keeps_above: bool = True  # its snapshots hold the directories that their sources lie in
+    looks_unlocked_afar: bool = (
+        True  # in repositories on other machines too, who only looks leaves no lock
+    )
+    mounts_one: bool = False  # its files are those of the one snapshot that it is asked for
     names_unset: bool = True  # a restore names each attribute that it could not set
     quota: bool = (
         True  # a vault can keep its repositories, in a directory, from growing beyond a size
@@ -92,6 +97,16 @@ class Served(NamedTuple):
     # is told {"open": true} when it has answered, {"lost": TEXT} when it has gone.
     server: int = -1
     making: bool = False  # who may only add may make it, if it is not there
+
+
+class Above(NamedTuple):
+    """A directory that a source lies in, when the backup began."""
+
+    path: str
+    mode: int  # as st_mode without the file type
+    uid: int
+    gid: int
+    attributes: tuple[tuple[str, str], ...] = ()  # its access control lists: name, value in base64
 
 
 class Selection(Protocol):
@@ -393,11 +408,13 @@ class Engine(Protocol):
         watch: tuple[str, ...] = (),
         name: bool = True,
         count: bool = True,
+        above: tuple[Above, ...] = (),
     ) -> Command:
         """Make a snapshot. An empty parent lets the engine choose; `watch` as in `read_backup`.
 
-        An engine whose `traits.names_dearly` names files, the watched ones too, only to `name` them;
-        one that can do without counts nothing ahead unless it is to `count`.
+        `above`: of the sources, for an engine that does not keep these itself. One whose
+        `traits.names_dearly` names files, the watched ones too, only to `name` them; one that
+        can do without counts nothing ahead unless it is to `count`.
         """
 
     def backup_stream(self, call: Call, path: str, what: Selection) -> Command:
@@ -425,11 +442,11 @@ class Engine(Protocol):
     def diff(
         self, call: Call, old: str, new: str, *, metadata: bool = False, lock: bool = True
     ) -> Command: ...
-    def mount(self, call: Call, folder: str) -> Command | None:
-        """Show all snapshots as files, each in a directory with its whole id as name; None without.
+    def mount(self, call: Call, snapshot: str, folder: str) -> Command | None:
+        """Show a snapshot as files, or all, each in a directory with its whole id as name; None without.
 
-        It runs `fusermount` and `fusermount3` for `folder`, and answers on the device that it gets
-        from there until nobody has that open any more.
+        It answers until nobody has the device open any more: the one whose number CAPKEEP_DEVICE has, or
+        that it gets from `fusermount` and `fusermount3`, which it runs for `folder`.
         """
 
     def restore(

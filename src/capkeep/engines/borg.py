@@ -14,6 +14,7 @@ from typing import Final
 
 from capkeep.engines.base import (
     Abilities,
+    Above,
     Call,
     Change,
     Command,
@@ -55,6 +56,8 @@ HELLO: Final = (
 )
 _SPECIAL: Final = re.compile(r"([\\*?\[])")
 UNTOLD: Final = "/repository"  # `guest/borg_guard.py`
+LOOKS: Final = ("list", "diff", "mount", "export-tar")  # leave no lock, if that is asked for
+FUSE: Final = "pyfuse3"  # which takes a device that is open; Debian's python3-pyfuse3
 _NO_KEYS: Final = "a borg repository has one passphrase"
 
 
@@ -81,6 +84,10 @@ class Borg:
         mtime_digits=6,
         many_keys=False,
         finds_everywhere=False,
+        mounts=True,
+        mounts_one=True,
+        keeps_above=False,
+        looks_unlocked_afar=False,
         remote=Remote(("serve",), HELLO),
     )  # fmt: skip
 
@@ -94,7 +101,7 @@ class Borg:
         return Command(argv, _places(place.folder))
 
     def version(self, call: Call) -> Command:
-        return _command(call, "--version")
+        return command(call, "--version")
 
     def abilities(self, output: bytes) -> Abilities:
         found = _VERSION.match(output)
@@ -106,7 +113,7 @@ class Borg:
         )
 
     def init(self, call: Call) -> Command:
-        return _command(call, "init", "--encryption=repokey-blake2")
+        return command(call, "init", "--encryption=repokey-blake2")
 
     def backup(
         self,
@@ -118,8 +125,9 @@ class Borg:
         watch: tuple[str, ...] = (),
         name: bool = True,
         count: bool = True,
+        above: tuple[Above, ...] = (),
     ) -> Command:
-        options = ["--json", "--progress", "--list", f"--comment={_comment(what)}"]
+        options = ["--json", "--progress", "--list", f"--comment={_comment(what, above=above)}"]
         if what.one_file_system:
             options.append("--one-file-system")
         if dry_run:
@@ -131,33 +139,33 @@ class Borg:
         options += [f"--exclude={_pattern(p)}" for p in excluded]
         if call.upload_bytes:
             options.append(f"--upload-ratelimit={max(1, call.upload_bytes >> 10)}")  # KiB
-        command = _command(call, "create", *options, _archive(what), *map(_relative, what.include))
+        found = command(call, "create", *options, _archive(what), *map(_relative, what.include))
         watched = "\n".join(map(_relative, watch))
-        return command._replace(env=(*command.env, ("CAPKEEP_WATCH", watched)))
+        return found._replace(env=(*found.env, ("CAPKEEP_WATCH", watched)))
 
     def backup_stream(self, call: Call, path: str, what: Selection) -> Command:
         options = ["--json", f"--comment={_comment(what, (path,))}"]
         options.append(f"--stdin-name={path.lstrip('/')}")
-        return _command(call, "create", *options, _archive(what), "-")
+        return command(call, "create", *options, _archive(what), "-")
 
     def literal(self, path: str) -> str:
         return _SPECIAL.sub(r"\\\1", path)
 
     def check(self, call: Call, *, read_data: str = "", lock: bool = True) -> Command:
         options = {"": ["--archives-only"], "all": ["--verify-data"]}.get(read_data, [])
-        return _command(call, "check", *options, "::")
+        return command(call, "check", *options, "::")
 
     def snapshots(self, call: Call, *, lock: bool = True) -> Command:
-        return _command(call, "list", "--json", "--format={hostname}{username}{comment}", "::")
+        return command(call, "list", "--json", "--format={hostname}{username}{comment}", "::")
 
     def ls(self, call: Call, snapshot: str, paths: tuple[str, ...] = ()) -> Command:
-        return _command(call, "list", "--json-lines", f"--format={LISTED}", _named(snapshot))
+        return command(call, "list", "--json-lines", f"--format={LISTED}", named(snapshot))
 
     def find(self, call: Call, pattern: str, *, snapshots: tuple[str, ...] = ()) -> Command:
         inside = pattern.removeprefix("/") if pattern.startswith("/") else f"**/{pattern}"
         one = snapshots[0] if snapshots else ""
-        return _command(
-            call, "list", "--json-lines", f"--format={LISTED}", _named(one), f"sh:{inside}"
+        return command(
+            call, "list", "--json-lines", f"--format={LISTED}", named(one), f"sh:{inside}"
         )
 
     def diff(
@@ -169,10 +177,11 @@ class Borg:
         metadata: bool = False,
         lock: bool = True,
     ) -> Command:
-        return _command(call, "diff", "--json-lines", "--", _named(old), _plain(new))
+        return command(call, "diff", "--json-lines", "--", named(old), _plain(new))
 
-    def mount(self, call: Call, folder: str) -> Command | None:
-        return None
+    def mount(self, call: Call, snapshot: str, folder: str) -> Command | None:
+        found = command(call, "mount", "--foreground", named(snapshot), folder)
+        return found._replace(env=(*found.env, ("BORG_FUSE_IMPL", FUSE)))
 
     def restore(
         self,
@@ -195,8 +204,8 @@ class Borg:
             options += [f"--pattern=+pf:{path}" for path in paths] + ["--pattern=-re:."]
             paths = []
         words = [f"pp:{path}" for path in paths]
-        command = _command(call, "extract", *options, _named(snapshot), *words)
-        return command._replace(cwd=target)
+        found = command(call, "extract", *options, named(snapshot), *words)
+        return found._replace(cwd=target)
 
     def forget(
         self,
@@ -206,17 +215,17 @@ class Borg:
         prune: bool = False,
         expected: str = "",
     ) -> Command:
-        command = _command(call, "delete", "--", "::", *snapshots)
-        return command._replace(env=(*command.env, ("CAPKEEP_EXPECT", expected)))
+        found = command(call, "delete", "--", "::", *snapshots)
+        return found._replace(env=(*found.env, ("CAPKEEP_EXPECT", expected)))
 
     def bring_back(self, call: Call, ids: str) -> Command | None:
-        return _command(call, "capkeep-rescue", ids, common=())
+        return command(call, "capkeep-rescue", ids, common=())
 
     def prune(self, call: Call) -> Command:
-        return _command(call, "compact", "::")
+        return command(call, "compact", "::")
 
     def unlock(self, call: Call) -> Command:
-        return _command(call, "break-lock", "::")
+        return command(call, "break-lock", "::")
 
     def copy(self, call: Call, origin: Call, snapshots: tuple[str, ...]) -> Command | None:
         return None
@@ -225,10 +234,10 @@ class Borg:
         return None
 
     def keys(self, call: Call) -> Command:
-        return _command(call, "list", "--json", "--last=1", "::")
+        return command(call, "list", "--json", "--last=1", "::")
 
     def export_key(self, call: Call) -> Command | None:
-        return _command(call, "key", "export", "::")
+        return command(call, "key", "export", "::")
 
     def master(self, call: Call, password: str) -> Command | None:
         return None
@@ -284,7 +293,7 @@ class Borg:
 ENGINE: Engine = Borg()
 
 
-def _command(
+def command(
     call: Call, verb: str, *arguments: str, common: tuple[str, ...] = ("--log-json",)
 ) -> Command:
     """With a relay, borg reaches its repository as it would reach another machine's by ssh.
@@ -297,6 +306,8 @@ def _command(
     start = (*call.interpreter, f"{call.tools}/borg_client.py", call.program)
     if verb not in ("--version", "capkeep-rescue"):
         common = (*common, f"--lock-wait={LOCK_SECONDS}")
+    if call.unlocked and verb in LOOKS:
+        common = (*common, "--bypass-lock")
     env = (
         ("BORG_REPO", _plain(location)),
         ("BORG_PASSPHRASE", call.password),
@@ -339,7 +350,8 @@ def _plain(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _named(snapshot: str) -> str:
+def named(snapshot: str) -> str:
+    """An archive, as borg's commands take it."""
     return f"::{_plain(snapshot)}"
 
 
@@ -349,13 +361,20 @@ def _archive(what: Selection) -> str:
     return "::" + re.sub(r"[^a-z0-9_-]", "-", job) + "-{utcnow:%Y-%m-%dT%H-%M-%S.%f}"
 
 
-def _comment(what: Selection, paths: tuple[str, ...] = ()) -> str:
-    """Host, tags and paths, which borg has no other place for; braces would be placeholders."""
-    said = {"host": what.host, "tags": what.tags, "paths": paths or tuple(sorted(what.include))}
-    text = base64.b64encode(json.dumps(said).encode()).decode()
+def _comment(what: Selection, paths: tuple[str, ...] = (), above: tuple[Above, ...] = ()) -> str:
+    """Host, tags, paths and what is above them, which borg has no other place for."""
+    said: dict[str, object] = {"host": what.host, "tags": what.tags}
+    said["paths"] = paths or tuple(sorted(what.include))
+    text = _packed({**said, "above": above} if above else said)
     if len(text) > COMMENT_LIMIT:
-        text = base64.b64encode(json.dumps({**said, "paths": ()}).encode()).decode()
+        text = _packed(said)
+    if len(text) > COMMENT_LIMIT:
+        text = _packed({**said, "paths": ()})
     return COMMENT + text
+
+
+def _packed(said: dict[str, object]) -> str:
+    return base64.b64encode(json.dumps(said).encode()).decode()
 
 
 def _relative(path: str) -> str:

@@ -21,6 +21,10 @@ LAST_WARNING: Final = 127
 _TEXTS: Final[tuple[tuple[Failure, str, tuple[str, ...]], ...]] = (
     (Failure.REFUSED, "", ("Capkeep.Refused",)),
     (Failure.DAMAGED, "the repository does not list all archives any more", ("Capkeep.Lost",)),
+    (
+        Failure.ENGINE, "borg has no pyfuse3 to show files with: apt-get install python3-pyfuse3",
+        ("mount not available",),
+    ),
     (Failure.WRONG_PASSWORD, "", ("PassphraseWrong", "PasscommandFailure", "NoPassphraseFailure")),
     (
         Failure.NO_SPACE, "",

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
-from capkeep.engines.base import Change, DiffTotals, Entry, Key, Match, Snapshot
+from capkeep.engines.base import Above, Change, DiffTotals, Entry, Key, Match, Snapshot
 from capkeep.engines.lines import as_int, as_object, as_text, as_texts
 
 COMMENT: Final = "capkeep1:"  # before what we say of an archive in its comment
@@ -60,6 +60,30 @@ def _said(comment: str) -> dict[str, object]:
         return as_object(base64.b64decode(comment.removeprefix(COMMENT))) or {}
     except ValueError:
         return {}
+
+
+def above_of(comment: str) -> tuple[Above, ...]:
+    """The directories above an archive's sources, as far as its comment tells them."""
+    told = _said(comment).get("above")
+    found = (
+        (_above(item) for item in told if isinstance(item, list)) if isinstance(told, list) else ()
+    )
+    return tuple(one for one in found if one is not None)
+
+
+def _above(item: list[object]) -> Above | None:
+    match item:
+        case [str(path), int(mode), int(uid), int(gid), list(attributes)]:
+            pairs = [(as_text(n), as_text(v)) for n, v in map(_pair, attributes)]
+            return Above(path, mode, uid, gid, tuple(pairs))
+    return None
+
+
+def _pair(value: object) -> tuple[object, object]:
+    match value:
+        case [name, content]:
+            return name, content
+    return "system.", ""  # some list, of which nobody knows more
 
 
 def utc(time: str) -> str:

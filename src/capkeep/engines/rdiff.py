@@ -13,6 +13,7 @@ from typing import Final
 
 from capkeep.engines.base import (
     Abilities,
+    Above,
     Call,
     Change,
     Command,
@@ -100,6 +101,7 @@ class RdiffBackup:
         watch: tuple[str, ...] = (),
         name: bool = True,
         count: bool = True,
+        above: tuple[Above, ...] = (),
     ) -> Command:
         own = (f"{d}/*" for d in _ROOMS_OWN if any(p.rstrip("/") in ("", d) for p in what.include))
         return _command(
@@ -131,7 +133,7 @@ class RdiffBackup:
     ) -> Command:
         return _command(call, "diff", old=old, new=new, metadata=metadata)
 
-    def mount(self, call: Call, folder: str) -> Command | None:
+    def mount(self, call: Call, snapshot: str, folder: str) -> Command | None:
         return None
 
     def restore(

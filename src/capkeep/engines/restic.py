@@ -12,6 +12,7 @@ from typing import Final
 
 from capkeep.engines.base import (
     Abilities,
+    Above,
     Call,
     Change,
     Command,
@@ -102,6 +103,7 @@ class Restic:
         watch: tuple[str, ...] = (),
         name: bool = True,
         count: bool = True,
+        above: tuple[Above, ...] = (),
     ) -> Command:
         # -vv names every item, each in a write of its own.
         options = ["--json", "-vv"] if name else ["--json"]
@@ -153,7 +155,7 @@ class Restic:
         options += _unlocked(lock=lock)
         return _command(call, "diff", "--json", *options, "--", old, new)
 
-    def mount(self, call: Call, folder: str) -> Command | None:
+    def mount(self, call: Call, snapshot: str, folder: str) -> Command | None:
         return _command(call, "mount", "--path-template=%I", "--", folder)
 
     def restore(

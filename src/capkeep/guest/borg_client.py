@@ -5,12 +5,15 @@ and it names no files but those that are watched: naming all costs more than loo
 
 usage: borg_client.py BORG ARGUMENT…
 Variables: CAPKEEP_WATCH (paths, a line each), CAPKEEP_EXPECT (a file: refuse to remove anything
-while the repository does not list what it names, as it was listed when that was decided).
+while the repository does not list what it names, as it was listed when that was decided),
+CAPKEEP_DEVICE (the number of an open FUSE device, on which `mount` answers), CAPKEEP_GIVE (anything:
+tell all that decides who may have an entry).
 """
 
 import json
 import os
 import re
+import socket
 import sys
 from collections import Counter
 
@@ -143,6 +146,33 @@ def expect(archiver, path: str) -> None:
     archiver.Manifest.load = checked
 
 
+def answer_on(device: int) -> None:
+    """Have `mount` mount nothing, and answer on a device that is open already (fuse_session_mount)."""
+    from borg.fuse_impl import llfuse
+
+    if llfuse is None:
+        return  # borg says so
+    import trio
+    from borg import fuse
+
+    def init(operations: object, _mountpoint: str, options) -> None:
+        mount(operations, f"/dev/fd/{device}", options)
+
+    def names(name_of):
+        # Of directories that borg invents; a room's user may have no name.
+        return lambda number, default=None: name_of(number, default) or str(number)
+
+    def answer() -> None:
+        # Trio wakes itself by a pair of sockets: what is a socket's own is denied here, and needless.
+        socket.socket.setsockopt = lambda *_words: None
+        socket.socket.send = lambda pair, data: os.write(pair.fileno(), data)
+        socket.socket.recv = lambda pair, size: os.read(pair.fileno(), size)
+        trio.run(llfuse.main)  # borg hides why that ends
+
+    mount, llfuse.init, fuse.fuse_main = llfuse.init, init, answer
+    fuse.uid2user, fuse.gid2group = names(fuse.uid2user), names(fuse.gid2group)
+
+
 def main(program: str, arguments: list[str]) -> int:
     """Become borg."""
     try:
@@ -168,6 +198,12 @@ def main(program: str, arguments: list[str]) -> int:
     name_unset()
     if wanted := os.environ.get("CAPKEEP_EXPECT"):
         expect(archiver, wanted)
+    if device := os.environ.get("CAPKEEP_DEVICE"):
+        answer_on(int(device))
+    if os.environ.get("CAPKEEP_GIVE"):
+        from borg_giving import tell_all
+
+        tell_all(archiver)
     launch.run(program, arguments)
     return 0
 

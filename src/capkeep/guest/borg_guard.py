@@ -102,6 +102,7 @@ def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota:
         rpc_methods = ADMIN if admin else MAKE if making else APPEND
         stored = 0
         made = False  # by this client
+        looking = False  # this client has no lock, and writes nothing
 
         def negotiate(self, client_data: object) -> object:
             """What a client says of itself changes nothing, this program's messages included."""
@@ -121,10 +122,23 @@ def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota:
                 path = place
             if make:
                 return self._make(path, lock_wait, exclusive)
-            return super().open(
+            self.looking = not lock and not admin
+            found = super().open(
                 path, create=bool(create), lock_wait=lock_wait, lock=bool(lock) or not admin,
-                exclusive=exclusive, append_only=bool(append_only),
+                exclusive=None if self.looking else exclusive, append_only=bool(append_only),
             )  # fmt: skip
+            if self.looking:
+                self._unlock()
+            return found
+
+        def _unlock(self) -> None:
+            """Keep nobody waiting from now on: what is read is read by the index as it is now.
+
+            Opening it can take writing, so that is done under the lock (borg.repository).
+            """
+            len(self.repository)
+            self.repository.lock.release()
+            self.repository.lock, self.repository.do_lock = None, False
 
         def _make(self, path: object, lock_wait, exclusive):
             """borg makes none where anything is. Neither limit is to be the repository's own."""
@@ -135,11 +149,13 @@ def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota:
             return found
 
         def save_key(self, keydata: bytes) -> None:
+            self._may_write()
             if not admin and (not self.made or self.repository.load_key()):
                 raise PathNotAllowed("key")
             self.repository.save_key(keydata)
 
         def put(self, id: bytes, data: bytes, wait: bool = True) -> None:
+            self._may_write()
             if not admin and id != MANIFEST and id in self.repository:
                 return
             self._carry_out(self.repository.put, id, data)
@@ -152,6 +168,7 @@ def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota:
         def commit(
             self, save_space=False, compact=True, threshold=0.1, cleanup_commits=False
         ) -> None:
+            self._may_write()
             options = (
                 {"save_space": save_space, "compact": compact, "threshold": threshold,
                  "cleanup_commits": cleanup_commits}
@@ -163,10 +180,20 @@ def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota:
 
         def commit_nonce_reservation(self, next_unreserved: int, start_nonce: int) -> None:
             """Forward alone: a nonce that is used twice shows what it hides."""
+            self._may_write()
             free = self.repository.get_free_nonce() or 0
             if not admin and not free < next_unreserved <= max(free, start_nonce or 0) + NONCES:
                 raise PathNotAllowed("nonce")
             self.repository.commit_nonce_reservation(next_unreserved, start_nonce)
+
+        def rollback(self) -> None:
+            """A client that fails asks for it; who has written nothing keeps the index as it is."""
+            if not self.looking:
+                self.repository.rollback()
+
+        def _may_write(self) -> None:
+            if self.looking:
+                raise PathNotAllowed("write without a lock")
 
         def _carry_out(self, action, *words, **options) -> None:
             try:

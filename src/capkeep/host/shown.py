@@ -35,9 +35,12 @@ class Unmounted(Exception):
 class Shown:
     """Use as a context: leaving it takes the filesystem away. Its room is to be ended before."""
 
-    def __init__(self, folder: int) -> None:
-        """`folder`: a handle on the directory, which stays its owner's. Raises RefusedError."""
-        self._folder = folder
+    def __init__(self, folder: int, *, alone: bool) -> None:
+        """`folder`: a handle on the directory, which stays its owner's. Raises RefusedError.
+
+        `alone`: the engine shows one snapshot, not each in a directory of its own.
+        """
+        self._folder, self._alone = folder, alone
         self._line: socket.socket | None = None
         self._keeper = 0
         self._status: int | None = None  # of the keeper, once it has ended
@@ -119,7 +122,7 @@ class Shown:
             with theirs:
 
                 def work() -> None:
-                    _keep(theirs, root, snapshot, self._folder)
+                    _keep(theirs, root, "." if self._alone else snapshot, self._folder)
 
                 self._keeper = branch(work, {0, 1, 2, theirs.fileno(), root, self._folder})
             socket.send_fds(room, [b"device\n"], [device])
@@ -164,12 +167,12 @@ class Shown:
                 )
 
 
-def _keep(line: socket.socket, root: int, snapshot: str, folder: int) -> None:
+def _keep(line: socket.socket, root: int, name: str, folder: int) -> None:
     """The process: show, wait until nobody is at the other end or somebody unmounts, take away."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
-        mount = fuse.show(root, snapshot, folder)
+        mount = fuse.show(root, name, folder)
     except OSError as error:
         left = error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
         with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
 from typing import Final
 
 from capkeep.config.model import Config, RepositoryConfig
-from capkeep.engines.giving import GIVES
+from capkeep.engines import ENGINES, GIVING
 from capkeep.plan import pull
 from capkeep.plan.model import Door, Places, Room, RoomKind
 
@@ -11,11 +11,19 @@ VISITS: Final = 4  # of each user at a time
 
 
 def wanted(config: Config, repository: RepositoryConfig) -> bool:
-    """Whether a repository has such a room: none that holds files of another host's users."""
+    """Whether a repository has such a room.
+
+    None that holds files of another host's users; and none where a member who looks would keep a lock,
+    and so everybody from backups.
+    """
     return (
         config.host.members_restore
-        and repository.engine in GIVES
+        and repository.engine in GIVING
         and not pull.is_foreign(config, repository.name)
+        and (
+            repository.location.scheme == "local"
+            or ENGINES[repository.engine].traits.looks_unlocked_afar
+        )
     )
 
 

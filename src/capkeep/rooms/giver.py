@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from capkeep.engines import gives
 from capkeep.engines.base import Entry, Snapshot
-from capkeep.engines.giving import GIVES, Node
+from capkeep.engines.giving import Attributes, Node
 from capkeep.errors import CapkeepError, Failure, StepError
 from capkeep.kernel import seccomp
 from capkeep.kernel.peer import Peer, peer_of
@@ -70,7 +71,7 @@ class _Visit:
         self._place, scratch = own_scratch(room.brief.room.grant.write[0])
         # A member who takes nothing must not keep retention from removing anything.
         self.caller = Caller(room, scratch, unlocked=True)
-        self.gives = GIVES[self.caller.engine.name]
+        self.gives = gives(self.caller.engine.name)
         self._tops: dict[str, str] = {}
         self.firm = False  # whether what is in the last entry that was asked for can be trusted
         self._known: dict[str, Node] = {}  # of the snapshot that is asked about, by path
@@ -108,16 +109,18 @@ class _Visit:
         self._recall(snapshot)
         below, here, firm = self._tops[snapshot.id], "", True
         above: Node | None = None
-        for name in names_of(path):
+        names = tuple(names_of(path))
+        for number, name in enumerate(names):
             if above is not None:
                 if not self.may(above, SEARCH):
                     raise _refused(path)
                 firm = firm and rights.keeps_firm(self._plain(above))
-            here += f"/{name}"
-            above = self._known.get(here) or self._asked(below, name)
+            folder, here = here, f"{here}/{name}"
+            if here not in self._known:
+                self._look(below, folder, names[number:])
+            above = self._known.get(here)
             if above is None:
                 raise _refused(path)
-            self._known[here] = above
             below = above.below
         self.note()
         assert above is not None, "a path has a name"
@@ -127,14 +130,17 @@ class _Visit:
         self.firm = firm and rights.keeps_firm(self._plain(above))
         return above
 
-    def _asked(self, below: str, name: str) -> Node | None:
-        """What the engine says of an entry of a directory."""
+    def _look(self, below: str, folder: str, names: tuple[str, ...]) -> None:
+        """Know what the engine says of the entry of that name in a directory, and maybe of those in it."""
         if not below:
-            return None
-        return self.gives.entry(self._printed(below), name)
+            return
+        printed = self._printed(below, folder, names)
+        for name, node in zip(names, self.gives.seen(printed, below, folder, names), strict=False):
+            folder += f"/{name}"
+            self._known[folder] = node
 
-    def _printed(self, below: str) -> bytes:
-        command = self.gives.folder(self.caller.call, below)
+    def _printed(self, below: str, folder: str, names: tuple[str, ...]) -> bytes:
+        command = self.gives.look(self.caller.call, below, folder, names)
         try:
             return self.caller.output(command, SECONDS, tell=False)
         except TooMuch as error:
@@ -161,7 +167,7 @@ class _Visit:
                     return None
                 self._asked_by_the_way += 1
                 try:
-                    printed = self._printed(below)
+                    printed = self._printed(below, folder, (name,))
                 except TooMuch:
                     return None
                 for other, node in self.gives.folders(printed).items():
@@ -200,14 +206,16 @@ class _Visit:
         return rights.may(self.peer, self._plain(node), want)
 
     def _plain(self, node: Node) -> rights.Node:
-        acl: rights.Acl | rights.Unknown | None = rights.NO_ACL
-        for name, value in node.attributes:
-            if name.startswith("system.") and name not in (rights.ACL, rights.DEFAULT):
-                acl = rights.UNKNOWN  # of NFS and others, whose rules are not known here
-                break
-            if name == rights.ACL:
-                acl = rights.from_attribute(b64decode(value))
-        return rights.Node(node.uid, node.gid, node.mode, acl)
+        return rights.Node(node.uid, node.gid, node.mode, _list_of(node.attributes))
+
+    def above(self, snapshot: Snapshot) -> dict[str, rights.Node]:
+        """The directories above the sources, where a listing does not hold them."""
+        found = self.gives.above(self._tops[snapshot.id])
+        return {path: self._plain(node) for path, node in found.items()}
+
+
+def _list_of(attributes: Attributes) -> rights.Acl | rights.Unknown | None:
+    return rights.from_attributes((name, b64decode(value)) for name, value in attributes)
 
 
 def _noted(path: str) -> dict[str, Node]:
@@ -277,7 +285,6 @@ def find(room: EngineRoom, request: Message) -> Message:
         def show(entry: Entry, snapshot: str = snapshot.id) -> None:
             room.tell({"event": "entry", "snapshot": snapshot, **entry._asdict()})
 
-        view.forget()
         _list(visit, snapshot, view, matches, show)
     return _seen(visit, view)
 
@@ -297,31 +304,49 @@ class _View:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._above: list[_Above] = []
+        self._tops: dict[str, rights.Node] = {}
         self.named: set[str] = set()  # paths that are known to be open
         self.shut = 0  # directories of which nobody knows whether their group may look into them
         self.count = 0
 
-    def forget(self) -> None:
-        """Another listing begins."""
+    def begin(self, tops: dict[str, rights.Node]) -> None:
+        """A listing begins, which does not hold these directories above its entries."""
         self._above.clear()
+        self._tops = tops
 
-    def shows(self, entry: Entry) -> bool:
-        """Whether he may see that it is there; to be asked of every entry in its turn."""
-        folder = entry.path.rpartition("/")[0]
-        while self._above and self._above[-1].path != folder:
-            self._above.pop()
-        above = self._above[-1] if self._above else _Above("", not folder, True, not folder)
-        own = entry.uid == self._peer.uid
-        seen = (above.open and (above.firm or own)) or entry.path in self.named
+    def shows(self, entry: Entry, told: Attributes | None = None) -> bool:
+        """Whether he may see that it is there; to be asked of every entry in its turn.
+
+        `told`: its attributes, if the listing tells them.
+        """
+        above = self._in(entry.path.rpartition("/")[0])
+        seen = self._visible(entry.path, entry.uid, above)
         if entry.kind == "dir":
-            node = rights.Node(entry.uid, entry.gid, entry.mode, UNKNOWN)
-            opened = entry.path in self.named or (seen and self._open(node))
-            sure = own or entry.path in self.named
-            firm = above.firm and rights.keeps_firm(node)
-            self._above.append(_Above(entry.path, opened, sure, firm))
+            acl = UNKNOWN if told is None else _list_of(told)
+            node = rights.Node(entry.uid, entry.gid, entry.mode, acl)
+            self._enter(entry.path, node, above, sure=told is not None)
         if self.named and not any(is_at_or_below(entry.path, path) for path in self.named):
             return False
         return seen
+
+    def _in(self, folder: str) -> "_Above":
+        """The directory that the listing is in, if it is known."""
+        while self._above and self._above[-1].path != folder:
+            self._above.pop()
+        if not self._above and folder in self._tops:
+            above = self._in(folder.rpartition("/")[0])
+            self._enter(folder, self._tops[folder], above, sure=True)
+        return self._above[-1] if self._above else _Above("", not folder, True, not folder)
+
+    def _visible(self, path: str, uid: int, above: "_Above") -> bool:
+        return (above.open and (above.firm or uid == self._peer.uid)) or path in self.named
+
+    def _enter(self, path: str, node: rights.Node, above: "_Above", *, sure: bool) -> None:
+        named = path in self.named
+        seen = self._visible(path, node.uid, above)
+        opened = named or (seen and self._open(node, sure=sure))
+        sure = sure or named or node.uid == self._peer.uid
+        self._above.append(_Above(path, opened, sure, above.firm and rights.keeps_firm(node)))
 
     def confirmed(self, entry: Entry, opens: Callable[[str], bool | None]) -> bool:
         """Whether it is so by the lists of the directories above, too; after `shows`.
@@ -343,11 +368,11 @@ class _View:
                 return False
         return True
 
-    def _open(self, node: rights.Node) -> bool:
+    def _open(self, node: rights.Node, *, sure: bool) -> bool:
         if rights.may(self._peer, node, READ | SEARCH):
             return True
         bits = node.mode >> 3 & (READ | SEARCH)
-        self.shut += bits == READ | SEARCH and node.uid != self._peer.uid
+        self.shut += not sure and bits == READ | SEARCH and node.uid != self._peer.uid
         return False
 
 
@@ -360,7 +385,8 @@ def _list(
 ) -> None:
     """Every wanted entry of a snapshot that may be seen. Raises StepError."""
     tail: list[str] = []
-    engine = visit.caller.engine
+    engine, giving = visit.caller.engine, visit.gives
+    view.begin(visit.above(snapshot))
 
     def opens(path: str) -> bool | None:
         return visit.opens(snapshot, path)
@@ -368,14 +394,16 @@ def _list(
     def take(stream: str, line: bytes) -> None:
         entry = engine.parse_ls_line(line) if stream == "stdout" else None
         if entry is not None:
-            if view.shows(entry) and wanted(entry) and view.confirmed(entry, opens):
+            shown = view.shows(entry, giving.told(line))
+            if shown and wanted(entry) and view.confirmed(entry, opens):
                 view.count += 1
                 on_entry(entry)
         elif stream == "stderr":
             tail.append(line.decode(errors="replace"))
             del tail[:-40]
 
-    code = visit.caller.run(engine.ls(visit.caller.call, snapshot.word), take, SECONDS, tell=False)
+    command = giving.listed(visit.caller.call, snapshot.word)
+    code = visit.caller.run(command, take, SECONDS, tell=False)
     visit.note()
     visit.caller.raise_for(code, tuple(tail))
 

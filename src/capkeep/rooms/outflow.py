@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, cast
 
-from capkeep.engines.giving import GIVES, Node
+from capkeep.engines import gives
+from capkeep.engines.giving import Node
 from capkeep.errors import Failure, StepError
 from capkeep.kernel.peer import Peer
 from capkeep.kernel.pipes import enlarge
@@ -28,9 +29,7 @@ SECONDS: Final = 12 * 3600  # of all that is given
 STALL_SECONDS: Final = 60.0  # in which the caller takes nothing, before he is left
 TICK_SECONDS: Final = 1.0
 TOLD: Final = 1000  # names of what is left out
-_LIST: Final = "SCHILY.acl.access"  # star's and restic's name for it in an archive
 _ATTRIBUTE: Final = "SCHILY.xattr."
-_OTHER_LISTS: Final = "system."  # of NFS and others, whose rules are not known here
 _NO_FILES: Final = frozenset(("fifo", "dev", "chardev", "socket"))
 
 
@@ -39,6 +38,7 @@ class Outflow:
 
     def __init__(self, caller: Caller, peer: Peer) -> None:
         self._caller, self._peer = caller, peer
+        self._gives = gives(caller.engine.name)
         self._others = caller.room.heard()
         self._until = time.monotonic() + SECONDS
         self._ticked = 0.0
@@ -64,11 +64,14 @@ class Outflow:
 
         `firm`: nobody but root could have exchanged what is in it (`rights.keeps_firm`).
         """
+        if node.kind == "file" and not self._gives.plain_files:
+            self._archived(snapshot, path)
+            return
         item = Item(
             path=path, kind=node.kind, mode=node.mode, uid=node.uid, gid=node.gid,
             mtime_ns=nanoseconds(node.mtime) or 0, link=node.link,
             size=node.size if node.kind == "file" else 0,
-            listed=any(name.startswith(_OTHER_LISTS) for name, _ in node.attributes),
+            listed=any(rights.is_list(name) for name, _ in node.attributes),
             attributes=tuple(
                 (name, b64decode(value))
                 for name, value in node.attributes if name.startswith(ATTRIBUTES)
@@ -94,19 +97,37 @@ class Outflow:
 
     def _below(self, snapshot: str, path: str, *, firm: bool) -> None:
         """All that is in a directory: what is in a closed one is not even counted."""
+        no_files = set() if self._gives.kinds_in_archives else self._no_files(snapshot, path)
+        above = [_Above(path, firm, True)]
+        with self._members(snapshot, path) as (archive, members):
+            for member in members:
+                self._member(archive, member, path, above, no_files)
+
+    def _archived(self, snapshot: str, path: str) -> None:
+        """A file that may be read, of an engine that hands out archives alone."""
+        with self._members(snapshot, path) as (archive, members):
+            for member in members:
+                if _path(member) != path:
+                    raise ValueError("a member is not where it belongs")
+                if member.isreg():
+                    self._pass(archive, member)
+                else:  # nobody can tell whose content it is
+                    self._leave_out(path)
+
+    @contextmanager
+    def _members(
+        self, snapshot: str, path: str
+    ) -> "Iterator[tuple[tarfile.TarFile, Iterator[tarfile.TarInfo]]]":
+        """The archive that the engine prints, and what is in it, each once. Raises StepError."""
         import tarfile
 
-        no_files = self._no_files(snapshot, path)
-        above = [_Above(path, firm, True)]
         with self._content(snapshot, path) as read:
             try:
                 archive = tarfile.open(  # noqa: SIM115 - it is a view of what is read
                     fileobj=cast("IO[bytes]", _Stream(read)), mode="r|", bufsize=PART,
                     encoding="utf-8", errors="surrogateescape",
                 )  # fmt: skip
-                for member in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # else it remembers all of them
-                    self._member(archive, member, path, above, no_files)
+                yield archive, _each(archive)
             except (tarfile.TarError, ValueError) as error:
                 raise StepError(Failure.ENGINE, f"the engine's archive is none: {error}") from error
             while read(PART):  # zeros after its end
@@ -120,8 +141,7 @@ class Outflow:
         above: "list[_Above]",
         no_files: set[str],
     ) -> None:
-        path = "/" + member.name.strip("/")
-        names_of(path)
+        path = _path(member)
         if path == top:
             return
         folder = path.rpartition("/")[0]
@@ -147,6 +167,11 @@ class Outflow:
         if not given:
             self._leave_out(path if firm or node.uid == self._peer.uid else "")
             return
+        self._pass(archive, member)
+
+    def _pass(self, archive: "tarfile.TarFile", member: "tarfile.TarInfo") -> None:
+        """Hand a member on, and what it holds."""
+        path, kind = _path(member), _kind(member)
         size = member.size if kind == "file" else 0
         headers = member.pax_headers
         self._announce(Item(
@@ -183,7 +208,7 @@ class Outflow:
     def _content(self, snapshot: str, path: str) -> Iterator[Callable[[int], bytes]]:
         """A function that reads what the engine prints. Raises StepError where it fails."""
         caller = self._caller
-        command = GIVES[caller.engine.name].content(caller.call, snapshot, path)
+        command = self._gives.content(caller.call, snapshot, path)
         outlet, inlet = os.pipe()
         tail: list[str] = []
 
@@ -294,6 +319,20 @@ class _Stream:
         return self._read(size)
 
 
+def _each(archive: "tarfile.TarFile") -> "Iterator[tarfile.TarInfo]":
+    """Its members, which it forgets."""
+    for member in archive:
+        archive.members = []  # type: ignore[attr-defined]
+        yield member
+
+
+def _path(member: "tarfile.TarInfo") -> str:
+    """Raises ValueError for what is none."""
+    path = "/" + member.name.strip("/")
+    names_of(path)
+    return path
+
+
 def _kind(member: "tarfile.TarInfo") -> str:
     if member.isreg():
         return "file"
@@ -303,11 +342,10 @@ def _kind(member: "tarfile.TarInfo") -> str:
 
 
 def _list_of(headers: "Mapping[str, str]") -> rights.Acl | rights.Unknown | None:
-    """A member's access control list; none where restic names none, which names all."""
-    if any(name.startswith(_ATTRIBUTE + _OTHER_LISTS) for name in headers):
-        return rights.UNKNOWN
-    text = headers.get(_LIST)
-    return rights.NO_ACL if text is None else rights.from_text(text)
+    """A member's access control list; none where the archive names none, which names all."""
+    return rights.from_attributes(
+        (name.removeprefix(_ATTRIBUTE), os.fsencode(value)) for name, value in headers.items()
+    )
 
 
 def _shown(path: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from capkeep.engines.base import (
+    Above,
     Cause,
     Engine,
     Event,
@@ -104,8 +105,9 @@ def backup(room: EngineRoom, request: Message) -> Message:
     visible = _visible(room, caller.engine, job)
     watch = (job.canary,) if job.canary else ()
     count = not expected.files or not _can_do_uncounted(caller)
+    above = _above(caller, visible)
     command = caller.engine.backup(
-        caller.call, visible, dry_run=dry_run, watch=watch, name=name, count=count
+        caller.call, visible, dry_run=dry_run, watch=watch, name=name, count=count, above=above
     )
     begun, steady = time.time_ns(), boot_time()
     code = caller.run(command, take, job.timeout_seconds)
@@ -257,6 +259,15 @@ def _visible(room: EngineRoom, engine: Engine, job: Job) -> Job:
         *(engine.literal(path) for path in _hidden(room, job)),
     )
     return job._replace(include=tuple(include), exclude=exclude)
+
+
+def _above(caller: Caller, job: Job) -> tuple[Above, ...]:
+    """The directories that the sources lie in, for an engine that does not keep them."""
+    if caller.engine.traits.keeps_above:
+        return ()
+    from capkeep.rooms.above import above_of
+
+    return above_of(caller.room, job.include)
 
 
 def _hidden(room: EngineRoom, job: Job) -> list[str]:

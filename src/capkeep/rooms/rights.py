@@ -7,6 +7,7 @@ list could take away from a class of users: the group's bits are then only the m
 
 import re
 import struct
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from capkeep.kernel.peer import Peer
@@ -17,6 +18,11 @@ ACL: Final = "system.posix_acl_access"
 DEFAULT: Final = (
     "system.posix_acl_default"  # for what is made in a directory: allows nobody anything
 )
+TEXT: Final = (
+    "SCHILY.acl.access"  # star's name for a list as text, restic's in archives, and borg's here
+)
+DEFAULT_TEXT: Final = "SCHILY.acl.default"
+_OTHERS: Final = "system."  # of NFS and others, whose rules are not known here
 _VERSION: Final = 2  # linux/posix_acl_xattr.h
 _KINDS: Final = {
     0x01: "owner", 0x02: "user", 0x04: "group", 0x08: "group", 0x10: "mask", 0x20: "other",
@@ -86,6 +92,24 @@ def _listed(peer: Peer, node: Node, acl: Acl, want: int) -> bool:
     if own:
         return any(bits & acl.mask & want == want for bits in own)
     return acl.other & want == want
+
+
+def is_list(name: str) -> bool:
+    """Whether an attribute of that name, or a word of an archive, is an access control list."""
+    return name.startswith((_OTHERS, "SCHILY.acl."))
+
+
+def from_attributes(attributes: Iterable[tuple[str, bytes]]) -> Acl | Unknown | None:
+    """The list among a file's attributes; none, if all were told and there is none."""
+    found: Acl | Unknown | None = NO_ACL
+    for name, value in attributes:
+        if name == ACL:
+            found = from_attribute(value)
+        elif name == TEXT:
+            found = from_text(value.decode(errors="replace"))
+        elif is_list(name) and name not in (DEFAULT, DEFAULT_TEXT):
+            return UNKNOWN
+    return found
 
 
 def from_attribute(value: bytes) -> Acl | Unknown:

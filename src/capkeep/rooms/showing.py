@@ -30,15 +30,16 @@ def show(room: EngineRoom, request: Message) -> Message:
     _place, scratch = own_scratch(room.brief.room.grant.write[0])
     caller = Caller(room, scratch, unlocked=True)
     folder = f"{caller.scratch}/shown"
-    command = caller.engine.mount(caller.call, folder)
+    room.await_vault()
+    snapshot = snapshot_for(caller, asked)
+    command = caller.engine.mount(caller.call, snapshot.word, folder)
     if command is None:
         text = f"{caller.engine.name} cannot show snapshots as files"
         raise StepError(Failure.REFUSED, text)
-    room.await_vault()
-    snapshot = snapshot_for(caller, asked)
     os.mkdir(folder, 0o700)
     programs = _programs(caller.scratch)
-    env = (*command.env, ("PATH", f"{programs}:/usr/bin:/bin"))
+    env = tuple((name, value) for name, value in command.env if name != "PATH")
+    env += (("PATH", f"{programs}:/usr/bin:/bin"), ("CAPKEEP_DEVICE", str(GIVEN_FD)))
     room.profile = seccomp.Profile.MOUNT
     tail: list[str] = []
 
