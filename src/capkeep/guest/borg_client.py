@@ -16,6 +16,7 @@ import re
 import socket
 import sys
 from collections import Counter
+from functools import partial
 
 import borg_locks
 import launch
@@ -163,14 +164,36 @@ def answer_on(device: int) -> None:
         return lambda number, default=None: name_of(number, default) or str(number)
 
     def answer() -> None:
-        # Trio wakes itself by a pair of sockets: what is a socket's own is denied here, and needless.
-        socket.socket.setsockopt = lambda *_words: None
-        socket.socket.send = lambda pair, data: os.write(pair.fileno(), data)
-        socket.socket.recv = lambda pair, size: os.read(pair.fileno(), size)
+        socket.socketpair = pipe  # type: ignore[assignment]
         trio.run(llfuse.main)  # borg hides why that ends
 
     mount, llfuse.init, fuse.fuse_main = llfuse.init, init, answer
     fuse.uid2user, fuse.gid2group = names(fuse.uid2user), names(fuse.gid2group)
+
+
+class PipeEnd:
+    """One end of a pipe, in place of the sockets by which trio wakes itself: those are denied here."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.fileno, self.send, self.recv = lambda: fd, partial(os.write, fd), partial(os.read, fd)
+
+    def setblocking(self, blocking: bool) -> None:
+        """As of a socket."""
+        os.set_blocking(self._fd, blocking)
+
+    def setsockopt(self, *_words: object) -> None:
+        """A size, which does not matter."""
+
+    def close(self) -> None:
+        """As of a socket."""
+        os.close(self._fd)
+
+
+def pipe() -> tuple[PipeEnd, PipeEnd]:
+    """What is sent on the second comes out of the first."""
+    out, into = os.pipe()
+    return PipeEnd(out), PipeEnd(into)
 
 
 def main(program: str, arguments: list[str]) -> int:
