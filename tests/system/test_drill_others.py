@@ -14,6 +14,7 @@ from tests.rooms.house import house
 from tests.system.conftest import Product
 from tests.system.scenes import random_file
 from tests.system.test_drill import drilled, furnish, part, scratch
+from tests.system.test_drill_manifest import settle_at_once, write
 
 ENGINES = ("borg", "rdiff-backup")
 
@@ -62,6 +63,22 @@ def test_owners_and_all_come_back_and_content_that_rots_is_found(other: Product)
     done = other("drill", "--all", "--json")
     assert done.code == 13, done
     assert not scratch(other).exists()
+
+
+@pytest.mark.parametrize("other", ["borg"], indirect=True)
+def test_files_that_have_changed_are_compared_with_what_was_read(other: Product) -> None:
+    settle_at_once(other)
+    drilled(other)
+    write(other.source, ("one", "two \u00e9\n", "late"), "as it was\n")
+    (other.source / "a\udcff").write_text("not to be asked for by its name")
+    time.sleep(0.2)  # the files have not changed since the backup begins
+    assert other("run").code == 0
+    for path in other.source.iterdir():
+        path.write_text("changed since\n")
+    drill = other("drill", "--json")
+    assert drill.code == 0, drill
+    facts = part(drill)
+    assert (facts["manifest"], facts["manifest_differing"]) == (5, 0), "with the canary"
 
 
 def test_a_tree_of_every_kind_is_as_it_should_be(other: Product) -> None:

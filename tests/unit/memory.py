@@ -105,6 +105,7 @@ class InMemory:
         name: bool = True,
         count: bool = True,
         above: tuple[Above, ...] = (),
+        turn: int = -1,
     ) -> Command:  # fmt: skip
         return _command(
             call, "backup", *what.include, f"host={what.host}", *(f"tag={t}" for t in what.tags)

@@ -3,12 +3,15 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+import capkeep
 from capkeep.engines import ENGINES
 from capkeep.engines.base import Entry
 from capkeep.plan.model import Drill, Job
@@ -51,6 +54,34 @@ def test_turns_follow_each_other_until_every_file_had_its_own() -> None:
     assert len(files) == 500, "a turn may go round the whole circle"
     assert files[0][1] == seen[0]
     assert list(turn(begin + CIRCLE, names, 1000).files()) == files
+
+
+CHOSEN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import borg_client
+kept = borg_client.Kept(int(sys.argv[2]), 40)
+for path in sys.stdin.read().split("\\0"):
+    kept.take(path)
+for name in kept.names():
+    print('{"kept": ' + name + "}")
+"""
+
+
+@pytest.mark.parametrize("begin", [0, 12345 << 48])
+def test_borg_names_the_files_whose_turn_it_is(begin: int) -> None:
+    names = [f"/data/{number}" for number in range(500)] + ['/data/"}\n', "/data/\u00e9{"]
+    guest = Path(capkeep.__file__).parent / "guest"
+    said = subprocess.run(
+        [sys.executable, "-c", CHOSEN, str(guest), str(begin)], text=True, timeout=60, check=True,
+        input="\0".join([*(name.lstrip("/") for name in names), "data/\udcff"]), errors="surrogateescape",
+        capture_output=True,
+    )  # fmt: skip
+    found = Turn(begin)
+    for line in said.stdout.splitlines():
+        found.take(ENGINES["borg"].kept_file(line.encode()))
+        assert ENGINES["borg"].read_backup().feed("stdout", line.encode()) == ()
+    assert list(found.files()) == list(turn(begin, names, 40).files())
 
 
 def test_an_engine_may_name_what_is_no_name() -> None:

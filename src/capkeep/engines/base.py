@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from capkeep.errors import Failure
 
+KEPT_MOST = 400  # files that a backup is asked to name (`Engine.kept_file`)
 TAIL_LINES = 40  # of an engine's last words, kept for diagnosis
 TAIL_WIDTH = 2000  # bytes of each
 
@@ -409,9 +410,11 @@ class Engine(Protocol):
         name: bool = True,
         count: bool = True,
         above: tuple[Above, ...] = (),
+        turn: int = -1,
     ) -> Command:
         """Make a snapshot. An empty parent lets the engine choose; `watch` as in `read_backup`.
 
+        `turn`: name files as `kept_file` tells them, at least KEPT_MOST from that place on; none below 0.
         `above`: of the sources, for an engine that does not keep these itself. One whose
         `traits.names_dearly` names files, the watched ones too, only to `name` them; one that
         can do without counts nothing ahead unless it is to `count`.
@@ -527,7 +530,8 @@ class Engine(Protocol):
     def kept_file(self, line: bytes) -> bytes:
         """The file, as a JSON string, that a line of `backup` names as kept; b"" for other lines.
 
-        Always b"" of engines that do not name all files: drills compare such a file with the live one.
+        Files lie on a circle, each at the 64 bits of blake2b(3) of that string. An engine names all, or those
+        that a backup's `turn` asks for; or none at all: then drills compare with live files alone.
         """
 
     def read_check(self) -> CheckReader: ...

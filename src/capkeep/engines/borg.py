@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from capkeep.engines.base import (
+    KEPT_MOST,
     Abilities,
     Above,
     Call,
@@ -33,7 +34,7 @@ from capkeep.engines.base import (
     Traits,
 )
 from capkeep.engines.borg_diagnosis import diagnose, is_warning
-from capkeep.engines.borg_lines import BackupReader, CheckReader, RestoreReader
+from capkeep.engines.borg_lines import BackupReader, CheckReader, RestoreReader, kept_file
 from capkeep.engines.borg_listing import (
     COMMENT,
     LISTED,
@@ -126,6 +127,7 @@ class Borg:
         name: bool = True,
         count: bool = True,
         above: tuple[Above, ...] = (),
+        turn: int = -1,
     ) -> Command:
         options = ["--json", "--progress", "--list", f"--comment={_comment(what, above=above)}"]
         if what.one_file_system:
@@ -140,8 +142,10 @@ class Borg:
         if call.upload_bytes:
             options.append(f"--upload-ratelimit={max(1, call.upload_bytes >> 10)}")  # KiB
         found = command(call, "create", *options, _archive(what), *map(_relative, what.include))
-        watched = "\n".join(map(_relative, watch))
-        return found._replace(env=(*found.env, ("CAPKEEP_WATCH", watched)))
+        env = (*found.env, ("CAPKEEP_WATCH", "\n".join(map(_relative, watch))))
+        if turn >= 0:
+            env = (*env, ("CAPKEEP_TURN", f"{turn} {KEPT_MOST}"))
+        return found._replace(env=env)
 
     def backup_stream(self, call: Call, path: str, what: Selection) -> Command:
         options = ["--json", f"--comment={_comment(what, (path,))}"]
@@ -258,7 +262,7 @@ class Borg:
         return CopyLine()
 
     def kept_file(self, line: bytes) -> bytes:
-        return b""
+        return kept_file(line)
 
     def read_check(self) -> CheckReader:
         return CheckReader()

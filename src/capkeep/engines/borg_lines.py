@@ -29,6 +29,7 @@ from capkeep.engines.lines import WORDS_KEPT, LineReader, as_int, as_object, as_
 _ERRNO: Final = re.compile(
     r"(?P<path>.+?): (?:(?P<op>[a-z_]+): )?\[Errno (?P<number>\d+)\] (?P<text>[^:]*)", re.DOTALL
 )
+_KEPT: Final = b'{"kept": '  # of `guest/borg_client.py`
 _CHANGED: Final = ": file changed while we backed it up"
 _TURNED: Final = re.compile(
     r"(?P<path>.+?): (?P<text>file type or inode (?:of file )?changed.*|.*race condition.*)",
@@ -80,7 +81,7 @@ class BackupReader(Lines):
             text = self.plain(line)
             return (Warned(text),) if text else ()
         if stream == "stdout":
-            return _summary(message)
+            return () if line.startswith(_KEPT) else _summary(message)
         match message.get("type"):
             case "archive_progress":
                 return _progress(message)
@@ -107,6 +108,11 @@ class BackupReader(Lines):
         """Counts as something that is missing, since nobody knows better."""
         self._tail.add(text)
         return Unreadable("/", Cause.IO, text)
+
+
+def kept_file(line: bytes) -> bytes:
+    """The file that a line names as kept, quoted; b"" for all else."""
+    return line.removeprefix(_KEPT).rstrip(b"}\n") if line.startswith(_KEPT) else b""
 
 
 def unread(text: str) -> Unreadable | None:

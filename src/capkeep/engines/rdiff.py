@@ -102,6 +102,7 @@ class RdiffBackup:
         name: bool = True,
         count: bool = True,
         above: tuple[Above, ...] = (),
+        turn: int = -1,
     ) -> Command:
         own = (f"{d}/*" for d in _ROOMS_OWN if any(p.rstrip("/") in ("", d) for p in what.include))
         return _command(

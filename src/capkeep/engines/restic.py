@@ -104,6 +104,7 @@ class Restic:
         name: bool = True,
         count: bool = True,
         above: tuple[Above, ...] = (),
+        turn: int = -1,
     ) -> Command:
         # -vv names every item, each in a write of its own.
         options = ["--json", "-vv"] if name else ["--json"]

@@ -4,8 +4,9 @@ It says in one line of JSON what it says in JSON at all, with how many files it 
 and it names no files but those that are watched: naming all costs more than looking at them does.
 
 usage: borg_client.py BORG ARGUMENT…
-Variables: CAPKEEP_WATCH (paths, a line each), CAPKEEP_EXPECT (a file: refuse to remove anything
-while the repository does not list what it names, as it was listed when that was decided),
+Variables: CAPKEEP_WATCH (paths, a line each), CAPKEEP_TURN (name those of the files that are next, see
+`engines.base.Engine.kept_file`: where on the circle, and how many), CAPKEEP_EXPECT (a file: refuse to
+remove anything while the repository does not list what it names, as it was listed when that was decided),
 CAPKEEP_DEVICE (the number of an open FUSE device, on which `mount` answers), CAPKEEP_GIVE (anything:
 tell all that decides who may have an entry).
 """
@@ -17,6 +18,8 @@ import socket
 import sys
 from collections import Counter
 from functools import partial
+from hashlib import blake2b
+from heapq import heappush, heapreplace
 
 import borg_locks
 import launch
@@ -24,6 +27,10 @@ import launch
 VERSIONS = ((1, 2), (1, 4))
 UNKNOWN = re.compile("[\udc80-\udcff]")  # how Python holds a byte that is not UTF-8 (PEP 383)
 RESCUE = "capkeep-rescue"
+FILES = frozenset(
+    "AMU"
+)  # states of files that an archive holds as they were read: borg create --list
+CIRCLE = 1 << 64
 
 
 def fail(msgid: str, message: str) -> int:
@@ -37,11 +44,14 @@ def watch(archiver, helpers) -> None:
     """Count the files by their state, and name those that are watched."""
     watched = set(filter(None, os.environ.get("CAPKEEP_WATCH", "").split("\n")))
     counts: Counter[str] = Counter()
+    kept = Kept(*map(int, os.environ.get("CAPKEEP_TURN", "0 0").split()))
     create, check = archiver.Archiver.do_create, archiver.Archiver.do_check
 
     def print_file_status(_self: object, status: str | None, path: str) -> None:
         if status is not None:
             counts[status] += 1
+            if kept.most and status in FILES:
+                kept.take(path)
             if path in watched:
                 said = {"type": "file_status", "status": status, "path": path}
                 print(json.dumps(said), file=sys.stderr)
@@ -63,11 +73,37 @@ def watch(archiver, helpers) -> None:
         return code
 
     def json_print(said: dict[str, object]) -> None:
+        for name in kept.names():
+            print(f'{{"kept": {name}}}')
         print(json.dumps({**said, "counts": counts}, cls=archiver.BorgJsonEncoder))
 
     archiver.Archiver.print_file_status = print_file_status
     archiver.Archiver.do_create, archiver.Archiver.do_check = do_create, do_check
     archiver.json_print = json_print
+
+
+class Kept:
+    """Of all files those that lie next on a circle, on which each has the place of its name's hash."""
+
+    def __init__(self, begin: int, most: int) -> None:
+        self.most, self._begin = most, begin
+        self._heap: list[tuple[int, str]] = []  # the farthest first
+
+    def take(self, path: str) -> None:
+        """A file that is kept; whose name is not UTF-8 is passed over."""
+        if UNKNOWN.search(path):
+            return
+        name = json.dumps("/" + path.lstrip("/"))
+        place = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+        far = -((place - self._begin) % CIRCLE)
+        if len(self._heap) < self.most:
+            heappush(self._heap, (far, name))
+        elif far > self._heap[0][0]:
+            heapreplace(self._heap, (far, name))
+
+    def names(self) -> list[str]:
+        """Each in quotes."""
+        return [name for _, name in sorted(self._heap, reverse=True)]
 
 
 def show_unknown_bytes(archiver) -> None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
+from capkeep.engines.base import KEPT_MOST
 from capkeep.rooms.base import EngineRoom
 from capkeep.rooms.protocol import Message, encode
 from capkeep.rooms.sums import MANIFEST, content_sum, key_of, latest_above, open_unled, text_sum
@@ -42,7 +43,7 @@ class Turn:
     turn has ended: so all have their turn, however many there are, and nothing else is remembered.
     """
 
-    def __init__(self, begin: int, most: int = 2 * FILES_MOST) -> None:
+    def __init__(self, begin: int, most: int = KEPT_MOST) -> None:
         self.begin, self._most = begin % CIRCLE, most
         self._heap: list[tuple[int, bytes]] = []  # the farthest first
 

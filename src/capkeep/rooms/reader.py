@@ -107,8 +107,9 @@ def backup(room: EngineRoom, request: Message) -> Message:
     count = not expected.files or not _can_do_uncounted(caller)
     above = _above(caller, visible)
     command = caller.engine.backup(
-        caller.call, visible, dry_run=dry_run, watch=watch, name=name, count=count, above=above
-    )
+        caller.call, visible, dry_run=dry_run, watch=watch, name=name, count=count, above=above,
+        turn=turn if kept else -1,
+    )  # fmt: skip
     begun, steady = time.time_ns(), boot_time()
     code = caller.run(command, take, job.timeout_seconds)
     room.steady()
