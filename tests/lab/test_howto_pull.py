@@ -1,7 +1,7 @@
 """The how-to pages that translate published ways to pull: the way of before, then each page as printed.
 
 `backup1# ` stands in front of what is typed on the server, `web1# ` on the host whose files it takes.
-pam_cap is in none of these machines: the login of before has its capability from a program of its own.
+The login of before has its capability from a program of its own; with pam_cap it is in test_pull_pam.py.
 """
 
 import re

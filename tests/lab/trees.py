@@ -50,7 +50,7 @@ FILES: Final = {
 PACKAGED: Final = "/var/cache/lab"
 RECIPE: Final = 2  # one more, and every tree is made anew
 # What hosts that pull from one another have besides.
-PULLING: Final = ("openssh-server", "borgbackup", "sshfs", "iproute2")
+PULLING: Final = ("openssh-server", "borgbackup", "sshfs", "iproute2", "libpam-cap")
 
 
 def base(suite: str, more: tuple[str, ...] = ()) -> Path:
