@@ -70,9 +70,7 @@ class Traits(NamedTuple):
     remote: Remote | None = None  # of engines with "ssh" among their schemes
     mounts: bool = False  # it shows snapshots as a filesystem (fuse(4))
     keeps_above: bool = True  # its snapshots hold the directories that their sources lie in
-    looks_unlocked_afar: bool = (
-        True  # in repositories on other machines too, who only looks leaves no lock
-    )
+    unlocked_afar: bool = True  # who only looks leaves no lock on other machines either
     mounts_one: bool = False  # its files are those of the one snapshot that it is asked for
     names_unset: bool = True  # a restore names each attribute that it could not set
     quota: bool = (

@@ -88,7 +88,7 @@ class Borg:
         mounts=True,
         mounts_one=True,
         keeps_above=False,
-        looks_unlocked_afar=False,
+        unlocked_afar=False,
         remote=Remote(("serve",), HELLO),
     )  # fmt: skip
 

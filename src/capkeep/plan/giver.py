@@ -21,8 +21,7 @@ def wanted(config: Config, repository: RepositoryConfig) -> bool:
         and repository.engine in GIVING
         and not pull.is_foreign(config, repository.name)
         and (
-            repository.location.scheme == "local"
-            or ENGINES[repository.engine].traits.looks_unlocked_afar
+            repository.location.scheme == "local" or ENGINES[repository.engine].traits.unlocked_afar
         )
     )
 
