@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from capkeep.engines import ENGINES
 from capkeep.engines.base import Served
 from capkeep.errors import Failure, StepError
+from capkeep.kernel.pipes import enlarge
 from capkeep.kernel.process import Child, spawn
 from capkeep.plan.model import Access, Brief
 from capkeep.rooms.handover import Ends
@@ -197,6 +198,8 @@ class ProgramService:
             )
         )
         assert command is not None, "an engine whose protocol is not spoken here has a server"
+        for fd in ends:
+            enlarge(fd)
         report, told = os.pipe()
         try:
             child = spawn(
