@@ -35,9 +35,10 @@ def ratio(host: Installed, source: Path, beside: Path, rounds: int) -> float:
     """Wall time through the rooms over wall time by hand."""
     caches = [*(host.place / "cache").iterdir(), host.place / "cache-by-hand"]
     vaults = list((host.place / "state/vault").iterdir())  # what they know of repositories before
+    records = host.place / "state/records"  # of snapshots that are gone with the repository
 
     def start_afresh() -> None:
-        for folder in (host.repository, *caches, *vaults):
+        for folder in (host.repository, records, *caches, *vaults):
             empty(folder)
         host.capkeep("init")
         if host.engine == "borg":

@@ -50,6 +50,16 @@ polkit = "org.freedesktop.systemd1.manage-units unit=after.service verb=start"
 parallel = 2
 after = ["start"]
 """
+# A pull whose runner is killed as soon as the target is asked for something.
+KILLED = """
+capkeep run hosts.web1 & client=$!
+for turn in $(seq 300); do
+  sleep 0.05
+  pgrep -x ssh && break
+done
+systemctl kill --signal=KILL 'capkeep-runner@*.service'
+! wait "$client"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +159,27 @@ def test_what_comes_after_the_last_pull_comes_once(hosts: Pair) -> None:
         runs = json.loads(hosts.server.ok("capkeep", "--json", "history", "--limit", "10"))
         assert [r["action"] for r in runs][:3] == ["after-pulls", "backup", "backup"]
         assert [r["outcome"] for r in runs[:3]] == ["complete"] * 3
+        _comes_where_the_runner_was_killed(hosts)
     finally:
         hosts.server.write("/etc/capkeep/capkeep.toml", text)
         hosts.server.ok("capkeep", "apply", seconds=120)
     assert hosts.pull("hosts.web1").code == 0
     runs = json.loads(hosts.server.ok("capkeep", "--json", "history", "--limit", "1"))
     assert runs[0]["action"] == "backup"
+
+
+def _comes_where_the_runner_was_killed(hosts: Pair) -> None:
+    """By the next look for what should have happened, and not again by the one after that."""
+    server = hosts.server
+    server.ok("systemctl", "stop", "after.service", "capkeep-watch.timer")
+    server.ok("sh", "-c", KILLED, seconds=60)
+    assert server.run("systemctl", "is-active", "after.service").code
+    for _ in range(2):
+        server.ok("systemctl", "start", "capkeep-watch.service")
+    server.wait(lambda: not server.run("systemctl", "is-active", "after.service").code)
+    runs = json.loads(server.ok("capkeep", "--json", "history", "--limit", "10"))
+    assert [r["action"] for r in runs][:3] == ["after-pulls", "backup", "after-pulls"]
+    assert [r["outcome"] for r in runs[:2]] == ["complete", "failed"]
 
 
 def test_nothing_is_left_to_run_or_mounted(hosts: Pair) -> None:

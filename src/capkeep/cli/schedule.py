@@ -103,17 +103,23 @@ def _due(args: argparse.Namespace) -> int:
 def _watch(args: argparse.Namespace) -> int:
     import json
 
+    from capkeep.cli.run import ask
     from capkeep.plan.load import load_plan
+    from capkeep.run.errand import AFTER_PULLS
+    from capkeep.run.last_pull import is_due
     from capkeep.run.watch import watch
 
     places = resolve(args)
-    runner = load_plan(places).runner.grant
+    plan = load_plan(places)
+    runner = plan.runner.grant
     if os.geteuid() != runner.uid:
         raise RefusedError(
             f"only {runner.user} writes the record",
-            hint=f"`systemctl start {load_plan(places).name}-watch` or `capkeep schedule` looks",
+            hint=f"`systemctl start {plan.name}-watch` or `capkeep schedule` looks",
         )
     for run in watch(places):
         if args.json:
             print(json.dumps({**run._asdict(), "event": "missed"}), file=sys.stdout, flush=True)
+    if is_due(plan, os.stat(places.plan).st_mtime):
+        return ask(args, {"action": AFTER_PULLS})
     return EXIT_COMPLETE

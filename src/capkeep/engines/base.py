@@ -236,6 +236,7 @@ class Summary(NamedTuple):
     total_files: int = 0
     seconds: float = 0.0
     dry_run: bool = False
+    program: str = ""  # what the engine's `version` prints, from one that says so here too
 
 
 Event = Progress | Unreadable | Unset | Warned | Said | Seen | Summary

@@ -172,6 +172,7 @@ def _summary(message: dict[str, object]) -> tuple[Event, ...]:
             bytes_processed=as_int(found.get("original_size")),
             total_files=as_int(found.get("nfiles")),
             seconds=float(duration) if isinstance(duration, int | float) else 0.0,
+            program=as_text(message.get("program")),
         ),
     )
 

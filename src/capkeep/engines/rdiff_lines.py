@@ -80,6 +80,7 @@ def _summary(found: dict[str, object]) -> Summary:
         bytes_processed=as_int(found.get("bytes_processed")),
         total_files=total,
         dry_run=found.get("dry_run") is True,
+        program=as_text(found.get("program")),
     )
 
 

@@ -75,7 +75,8 @@ def watch(archiver, helpers) -> None:
     def json_print(said: dict[str, object]) -> None:
         for name in kept.names():
             print(f'{{"kept": {name}}}')
-        print(json.dumps({**said, "counts": counts}, cls=archiver.BorgJsonEncoder))
+        told = {**said, "counts": counts, "program": f"borg {archiver.__version__}"}
+        print(json.dumps(told, cls=archiver.BorgJsonEncoder))
 
     archiver.Archiver.print_file_status = print_file_status
     archiver.Archiver.do_create, archiver.Archiver.do_check = do_create, do_check

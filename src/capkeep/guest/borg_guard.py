@@ -20,6 +20,7 @@ import os
 import sys
 
 import borg_locks
+import client_pipes
 
 VERSIONS = ((1, 2), (1, 4))
 # All that the server of these versions can be asked. An unknown method is a version to look at.
@@ -209,7 +210,7 @@ def guarded(report: Report, place: str, *, admin: bool, making: str = "", quota:
 
 
 def main(access: str, path: str, folder: str, report: Report, quota: int) -> int:
-    """Serve one client on standard input and output, until it hangs up."""
+    """Wait for one client, and serve it on standard input and output until it hangs up."""
     try:
         making = folder if access == "make" else ""
         kind = guarded(report, path, admin=access == "admin", making=making, quota=quota)
@@ -224,6 +225,8 @@ def main(access: str, path: str, folder: str, report: Report, quota: int) -> int
         restrict_to_paths=(), restrict_to_repositories=(path,), append_only=access != "admin",
         storage_quota=quota or None,
     )  # fmt: skip
+    if not client_pipes.take():
+        return 0
     try:
         server.serve()
     except Exception as error:  # whatever a hostile client makes of borg's reader

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import client_pipes
 from borg_guard import ADMIN, APPEND, FULL, MANIFEST, NONCES, UNTOLD, VERSIONS, Report
 from borg_words import ANSWERS, NEEDED, WORDS_OF, Waiting, is_bytes
 
@@ -500,13 +501,15 @@ def _until_hung_up() -> None:
 
 
 def main(access: str, path: str, report: Report, server: int) -> int:
-    """Serve one client on standard input and output, until it hangs up."""
+    """Wait for one client, and serve it on standard input and output until it hangs up."""
     import borg
 
     if tuple(map(int, borg.__version__.split(".")[:2])) not in VERSIONS:
         text = f"borg {borg.__version__} is not supported: install borg 1.2 or 1.4"
         report.tell(failure="refused", text=text)
         return 1
+    if not client_pipes.take():
+        return 0
     try:
         admin, making = access == "admin", access == "make"
         Guard(report, server, os.fsencode(path), admin=admin, making=making).serve()

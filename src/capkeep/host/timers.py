@@ -98,6 +98,7 @@ def _watch(plan: Plan, host_facts: str) -> Iterator[Unit]:
         unit_text.text([
             "[Unit]",
             "Description=capkeep: look for runs that should have happened",
+            f"Wants={plan.name}-{plan.runner.name}.socket",
             "",
             *_process(plan, ("watch",), host_facts),
             f"BindPaths={unit_text.word(plan.places.records)}",

@@ -148,19 +148,25 @@ class Caller:
         """What the engine says of its version, remembered for as long as the program is the same."""
         if known := self.remembered():
             return known
+        program = self.program()
         said = self.output(self.engine.version(self.call), VERSION_SECONDS, tell=False)
-        write_note(self._noted(), self._program() + said)
+        self.remember(program, said)
         return said
+
+    def remember(self, program: bytes, said: bytes) -> None:
+        """Note what `program`, as it was before it was started, has said of its version."""
+        write_note(self._noted(), program + said)
 
     def remembered(self) -> bytes:
         """What it said of its version when it was last asked; b"" if the program is another one now."""
         first, _, rest = read_note(self._noted()).partition(b"\n")
-        return rest if first + b"\n" == self._program() else b""
+        return rest if first + b"\n" == self.program() else b""
 
     def _noted(self) -> str:
         return f"{self.call.cache_dir}/version"
 
-    def _program(self) -> bytes:
+    def program(self) -> bytes:
+        """Which file the program is now. Raises OSError."""
         path = self.call.program
         state = os.stat(path)
         return f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode()

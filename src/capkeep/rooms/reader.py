@@ -110,6 +110,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
         caller.call, visible, dry_run=dry_run, watch=watch, name=name, count=count, above=above,
         turn=turn if kept else -1,
     )  # fmt: skip
+    program = caller.program()
     begun, steady = time.time_ns(), boot_time()
     code = caller.run(command, take, job.timeout_seconds)
     room.steady()
@@ -120,7 +121,7 @@ def backup(room: EngineRoom, request: Message) -> Message:
     found = caller.engine.diagnose(code, reader.tail, backup=True)
     if job.canary and hearing.snapshot and not name:
         hearing.look_up(caller, job.canary)
-    engine = caller.name()
+    engine = hearing.name(caller, program)
     result = {
         "exit_code": EXIT_PARTIAL if found is None and caller.engine.partial(code) else code,
         "failure": found.failure if found else None,
@@ -444,6 +445,12 @@ class _Hearing:
     def snapshot(self) -> str:
         """What the engine has made; "" for nothing."""
         return self._summary.snapshot if self._summary else ""
+
+    def name(self, caller: Caller, program: bytes) -> str:
+        """The engine's, which may have told its version; `program` is its file as it was before."""
+        if self._summary and self._summary.program:
+            caller.remember(program, self._summary.program.encode())
+        return caller.name()
 
     def look_up(self, caller: Caller, path: str) -> None:
         """See whether that path is in the snapshot, where the engine has not named what it keeps.

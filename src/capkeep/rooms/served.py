@@ -1,6 +1,7 @@
 """A program of the engine's serves its repository: one for each pair of pipes, which are its own.
 
-No byte of what the two say to each other passes through here. The program is confined as the vault
+The first is started ahead, and gets ready while its client does. No byte of what the two say to each
+other passes through here. The program is confined as the vault
 is, sees what the vault sees, and may tell of itself on a descriptor: what it has stored, and what
 failed behind it.
 """
@@ -8,9 +9,11 @@ failed behind it.
 import json
 import os
 import re
+import socket
 import stat
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
@@ -80,7 +83,7 @@ class Place(Protocol):
         """Bytes, where they can be known."""
 
     def line(self) -> Line | None:
-        """For the next program; None where it needs none. Raises StoreError."""
+        """For the next program; None where none ever needs any. Raises StoreError."""
 
     def close(self) -> None: ...
 
@@ -124,8 +127,9 @@ class Directory:
 class Running:
     """A program at work, what it tells of itself, and its line if it has one."""
 
-    def __init__(self, child: Child, report: int, line: Line | None) -> None:
+    def __init__(self, child: Child, client: socket.socket, report: int, line: Line | None) -> None:
         self.child = child
+        self.client = client  # through which it gets its client's pipes
         self.report = report
         self.line = line
         self.partial = b""
@@ -151,6 +155,7 @@ class ProgramService:
         self._place = _place(brief, self._location)
         self._program = repository.program
         self._running: list[Running] = []
+        self._waiting: Running | None = None  # the one of them that has no client yet
         self._bytes = self._free = 0
         self._snapshots: list[str] = []
         self._failed: Callable[[StoreError], None] = _nobody
@@ -167,19 +172,29 @@ class ProgramService:
         self._failed = failed
         os.makedirs(folder(self._brief), 0o700, exist_ok=True)
         self._free = self._place.free_space() or 0
+        if isinstance(self._place, Directory):
+            self._waiting = self._start(None)
 
     def serve(self, ends: Ends) -> None:
+        for fd in ends:
+            enlarge(fd)
         try:
-            if len(self._running) >= MAX_RUNNING:
-                text = f"the vault did not serve a call of the engine: {MAX_RUNNING} are at work already"
-                raise StoreError(Failure.REFUSED, text)
-            self._start(ends, self._place.line())
+            one, self._waiting = self._waiting, None
+            if one not in self._running:
+                if len(self._running) >= MAX_RUNNING:
+                    text = f"the vault did not serve a call of the engine: {MAX_RUNNING} are at work already"
+                    raise StoreError(Failure.REFUSED, text)
+                one = self._start(self._place.line())
+            with suppress(BrokenPipeError):  # it has told why it ended
+                socket.send_fds(one.client, [b"p"], ends)
+            one.client.close()
         except StoreError as error:
             self._failed(error)
         finally:
             ends.close()
 
-    def _start(self, ends: Ends, line: Line | None) -> None:
+    def _start(self, line: Line | None) -> Running:
+        """A program that waits for its client. Raises StoreError."""
         own, repository = folder(self._brief), self._brief.repository
         assert repository is not None, "a vault has a repository"
         command = self._engine.server(
@@ -198,27 +213,36 @@ class ProgramService:
             )
         )
         assert command is not None, "an engine whose protocol is not spoken here has a server"
-        for fd in ends:
-            enlarge(fd)
         report, told = os.pipe()
+        client, given = socket.socketpair()
         try:
             child = spawn(
-                command.argv, env=dict(command.env), stdin=ends.incoming, stdout=ends.outgoing,
+                command.argv, env=dict(command.env), stdin=given.fileno(),
                 keep={REPORT_FD: told, **({SERVER_FD: line.fd} if line else {})},
                 cwd=command.cwd or own,
             )  # fmt: skip
         except OSError as error:
             os.close(report)
+            client.close()
             if line:
                 line.end(0)
-            self._failed(StoreError(Failure.ENGINE, f"{command.argv[0]} cannot start: {error}"))
-            return
+            text = f"{command.argv[0]} cannot start: {error}"
+            raise StoreError(Failure.ENGINE, text) from error
         finally:
             os.close(told)
+            given.close()
             if line:
                 line.give_up()
         os.set_blocking(report, False)
-        self._running.append(Running(child, report, line))
+        one = Running(child, client, report, line)
+        self._running.append(one)
+        return one
+
+    def _send_away(self) -> None:
+        """Nobody comes any more for the program that waits, or it may do too little for them."""
+        if self._waiting in self._running:
+            self._end(self._waiting, 0.0)
+        self._waiting = None
 
     def heard(self) -> Mapping[int, Action]:
         words = {one.line.words_fd: one.line.hear for one in self._running if one.line}
@@ -264,6 +288,7 @@ class ProgramService:
         except TimeoutError:
             one.child.kill(GRACE_SECONDS)
         os.close(one.report)
+        one.client.close()
         if one.line:
             one.line.end(min(seconds, END_SECONDS))
 
@@ -282,6 +307,7 @@ class ProgramService:
 
     def let_make(self) -> None:
         self._making = True
+        self._send_away()
 
     def hold(self) -> list[str] | None:
         """Such a program removes at once."""
@@ -289,6 +315,7 @@ class ProgramService:
 
     def stop(self) -> None:
         """Their engine has hung up, so they end by themselves; nothing keeps them if they do not."""
+        self._send_away()
         deadline = time.monotonic() + END_SECONDS
         for one in list(self._running):
             while one in self._running and time.monotonic() < deadline:

@@ -14,6 +14,9 @@ from capkeep.run.errand import AFTER_PULLS, SLACK_SECONDS, Errand, Errands
 
 BACKUP: Final = ("backup",)
 EARLY: Final = 1.0  # second by which a timer may come before its time
+QUIET: Final = (
+    60.0  # seconds without any pull: whoever pulls from one target after the other takes less
+)
 
 
 class Pulled(NamedTuple):
@@ -22,6 +25,8 @@ class Pulled(NamedTuple):
     calendar: tuple[str, ...]
     patience: float  # seconds after its time in which it may still begin
     begun: float  # when its last run began; 0 for none
+    ended: float  # when that ended; 0 if nobody has written it down
+    missed: bool  # it only should have begun
     under_way: bool
 
 
@@ -30,9 +35,15 @@ def are_over(jobs: Sequence[Pulled], before: float, now: float) -> bool:
 
     That is when this was so the last time; all are seconds since 1970.
     """
-    if any(job.under_way for job in jobs) or max(job.begun for job in jobs) <= before:
+    begun = [job.begun for job in jobs if not job.missed]
+    if any(job.under_way for job in jobs) or max(begun, default=0.0) <= before:
         return False
     return not any(_is_about_to_come(job, now) for job in jobs)
+
+
+def were_forgotten(jobs: Sequence[Pulled], before: float, now: float) -> bool:
+    """The same, for who did not carry out the last one: that whoever did will not see to it any more."""
+    return max(job.ended for job in jobs) < now - QUIET and are_over(jobs, before, now)
 
 
 def _is_about_to_come(job: Pulled, now: float) -> bool:
@@ -52,6 +63,8 @@ def known(plan: Plan, records: Records) -> tuple[tuple[Pulled, ...], float, Outc
                     job.schedule,
                     job.spread_seconds + plan.watch.grace_seconds,
                     last.started if last else 0.0,
+                    (last.ended or 0.0) if last else 0.0,
+                    last is not None and last.outcome in (Outcome.MISSED, Outcome.SKIPPED),
                     _is_at_work(plan, job),
                 )
             )
@@ -69,13 +82,32 @@ def _is_at_work(plan: Plan, job: Job) -> bool:
 
 def is_time(plan: Plan) -> Outcome | None:
     """The outcome of all pulls together, if the last of them is over. Raises OSError."""
+    if not _is_wanted(plan):
+        return None
+    jobs, before, outcome = _look(plan)
+    return outcome if are_over(jobs, before, time.time()) else None
+
+
+def is_due(plan: Plan, applied: float) -> bool:
+    """Whether it should have come by now, as where a pull's runner was killed. Raises OSError.
+
+    Not for pulls from before the plan was `applied`, which may not have known of it.
+    """
+    if not _is_wanted(plan):
+        return False
+    jobs, before, _ = _look(plan)
+    return were_forgotten(jobs, max(before, applied), time.time())
+
+
+def _is_wanted(plan: Plan) -> bool:
+    return bool(plan.after_pulls) and any(job.target for job in plan.jobs)
+
+
+def _look(plan: Plan) -> tuple[tuple[Pulled, ...], float, Outcome]:
     from capkeep.records.store import Recorder
 
-    if not plan.after_pulls or not any(job.target for job in plan.jobs):
-        return None
     with Recorder(plan.places.records) as records:
-        jobs, before, outcome = known(plan, records)
-    return outcome if are_over(jobs, before, time.time()) else None
+        return known(plan, records)
 
 
 def errands(plan: Plan, outcome: Outcome) -> Errands:

@@ -119,7 +119,7 @@ class _Session:
         found = counts(repository, now)
         self.added = Added(max(0, found.get("bytes_stored", 0)), session_id(now))
         return {
-            "summary": {"time": now, **found},
+            "summary": {"time": now, "program": f"rdiff-backup {Globals.version}", **found},
             "unkept": self._unkept, "warnings": self._warnings,
         }  # fmt: skip
 

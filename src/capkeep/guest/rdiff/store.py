@@ -14,26 +14,31 @@ import time
 import traceback
 from contextlib import suppress
 
+from capkeep.guest import client_pipes
 from capkeep.guest.rdiff.wire import Failed, Gone, Pipes, Refused, receive_object, send
 
 
 def main() -> int:
-    """The program: on a pair of pipes, for one request: REPOSITORY append|admin REPORT OWNERS.
+    """The program: on a pair of pipes that it waits for, for one request.
+
+    Arguments: REPOSITORY append|admin REPORT OWNERS.
 
     REPORT is a descriptor on which it tells how much it has stored, OWNERS whom the mirror's files
     belong to: "metadata", "names", "numbers".
     """
-    end = Pipes(os.dup(0), os.dup(1))
-    os.dup2(2, 1)  # what rdiff-backup prints is not part of the conversation
     os.environ["TZ"] = "UTC"
     time.tzset()
     os.umask(0o077)
     path, may_remove = os.fsencode(sys.argv[1]), sys.argv[2] == "admin"
+    unusable = _load(sys.argv[4])
+    if not client_pipes.take():
+        return 0
+    end = Pipes(os.dup(0), os.dup(1))
+    os.dup2(2, 1)  # what rdiff-backup prints is not part of the conversation
     try:
         request = receive_object(end)
-        from capkeep.guest.rdiff import library
-
-        library.load(sys.argv[4])
+        if unusable:
+            raise unusable
         told = _answer(end, path, request, may_remove=may_remove)
         os.write(int(sys.argv[3]), json.dumps(told).encode() + b"\n")
     except Failed as error:
@@ -52,6 +57,17 @@ def main() -> int:
         traceback.print_exc()
         return _failed(end, "engine", _last_words(f"rdiff-backup: {type(error).__name__}: {error}"))
     return 0
+
+
+def _load(whose: str) -> Exception | None:
+    """Have rdiff-backup ready; or why it is not, to be raised when there is somebody to hear of it."""
+    from capkeep.guest.rdiff import library
+
+    try:
+        library.load(whose)
+    except Exception as error:
+        return error
+    return None
 
 
 def _last_words(otherwise: str) -> str:

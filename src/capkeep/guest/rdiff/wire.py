@@ -18,7 +18,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
 VALUE_LIMIT: Final = 32 << 20  # bytes of a JSON value
-PIECE: Final = 1 << 18  # bytes of a file at a time
+PIECE: Final = (
+    1 << 17
+)  # bytes of a file at a time; rdiff-backup asks for as much (Globals.blocksize)
+BUFFER: Final = 1 << 18  # bytes that are read ahead: each reading wakes whoever waits for room
 BATCH: Final = 400  # entries of a listing in one value
 NAME_BYTES: Final = 255
 RESERVED: Final = b"rdiff-backup-data"
@@ -80,14 +83,14 @@ class End(Protocol):
     """Reads and writes bytes; a pair of pipes."""
 
     def read(self, size: int) -> bytes: ...
-    def write(self, data: bytes) -> None: ...
+    def write(self, *parts: bytes) -> None: ...
 
 
 class Pipes:
     """Two descriptors as one end. Every read and write is whole, or raises Gone."""
 
     def __init__(self, incoming: int, outgoing: int) -> None:
-        self._in, self._out = open(incoming, "rb", PIECE, closefd=False), outgoing  # noqa: SIM115 closed never
+        self._in, self._out = open(incoming, "rb", BUFFER, closefd=False), outgoing  # noqa: SIM115 closed never
 
     def read(self, size: int) -> bytes:
         """So many bytes. Raises Gone when the other half is gone."""
@@ -96,12 +99,15 @@ class Pipes:
             raise Gone("the other half is gone")
         return data
 
-    def write(self, data: bytes) -> None:
-        """All of it. Raises Gone when the other half is gone."""
-        view = memoryview(data)
+    def write(self, *parts: bytes) -> None:
+        """All of them, one behind the other. Raises Gone when the other half is gone."""
         try:
-            while view:
-                view = view[os.write(self._out, view) :]
+            written = os.writev(self._out, parts)
+            for part in parts:
+                view = memoryview(part)[written:]
+                written = max(0, written - len(part))
+                while view:
+                    view = view[os.write(self._out, view) :]
         except BrokenPipeError:
             raise Gone("the other half is gone") from None
 
@@ -139,7 +145,7 @@ def receive_object(end: End) -> dict[str, object]:
 
 def send_piece(end: End, data: bytes) -> None:
     """A piece of a file, at most PIECE bytes; an empty one ends it. Raises Gone."""
-    end.write(b"D" + len(data).to_bytes(4, "big") + data)
+    end.write(b"D" + len(data).to_bytes(4, "big"), data)
 
 
 def send_error(end: End, number: int) -> None:
