@@ -6,6 +6,7 @@ What its own server does with a hostile client is shown first, so that the rest 
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import capkeep
-from capkeep.engines.base import Call, Served
+from capkeep.engines.base import Call, Command, Served
 from capkeep.engines.rdiff import ENGINE
 from capkeep.guest.rdiff import wire
 from capkeep.guest.rdiff.wire import (
@@ -51,8 +52,20 @@ def _framed(value: object) -> bytes:
     return b"o" + bytes([0]) + len(data).to_bytes(7, "big") + data
 
 
+def _started(command: Command, incoming: int, outgoing: int) -> subprocess.Popen[bytes]:
+    """Our half that has the repository, with these pipes for a client."""
+    client, given = socket.socketpair()
+    with client, given:
+        process = subprocess.Popen(
+            command.argv, env=dict(command.env), stdin=given, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        socket.send_fds(client, [b"p"], [incoming, outgoing])
+    return process
+
+
 class Store:
-    """Our half that has the repository, as a vault starts it."""
+    """The same, as a vault starts it."""
 
     def __init__(self, repository: Path, *, admin: bool = False) -> None:
         their_in, our_out = os.pipe()
@@ -61,10 +74,7 @@ class Store:
             Served("/usr/bin/rdiff-backup", (PYTHON,), TOOLS, str(repository), admin, "/tmp", 2)
         )
         assert command is not None
-        self.process = subprocess.Popen(
-            command.argv, env=dict(command.env), stdin=their_in, stdout=their_out,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self.process = _started(command, their_in, their_out)
         os.close(their_in)
         os.close(their_out)
         self.ends = (our_in, our_out)
@@ -94,8 +104,6 @@ class Store:
 @contextmanager
 def _handover(repository: Path) -> Iterator[tuple[int, Callable[[], None]]]:
     """A stand-in for the wire to a vault that starts the real half when pipes come."""
-    import socket
-
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
@@ -104,12 +112,10 @@ def _handover(repository: Path) -> Iterator[tuple[int, Callable[[], None]]]:
             Served("/usr/bin/rdiff-backup", (PYTHON,), TOOLS, str(repository), True, "/tmp", 2)
         )
         assert command is not None
-        subprocess.run(
-            command.argv, env=dict(command.env), stdin=fds[0], stdout=fds[1], timeout=SECONDS,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = _started(command, *fds)
         for fd in fds:
             os.close(fd)
+        process.wait(SECONDS)
 
     with ours, theirs:
         yield theirs.fileno(), serve
@@ -311,7 +317,6 @@ def test_whatever_a_reader_sends_every_earlier_session_comes_back(
 
 
 def test_a_hostile_vault_gets_no_file_that_is_not_kept(tmp_path: Path) -> None:
-    import socket
 
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_text("kept")
