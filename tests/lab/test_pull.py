@@ -1,6 +1,7 @@
 """One host takes the files of another, over ssh, and nobody is root on either side."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -174,9 +175,14 @@ def _comes_where_the_runner_was_killed(hosts: Pair) -> None:
     server.ok("systemctl", "stop", "after.service", "capkeep-watch.timer")
     server.ok("sh", "-c", KILLED, seconds=60)
     assert server.run("systemctl", "is-active", "after.service").code
-    for _ in range(2):
+
+    def look() -> bool:
+        time.sleep(5)  # systemd starts nothing more often than five times in ten seconds
         server.ok("systemctl", "start", "capkeep-watch.service")
-    server.wait(lambda: not server.run("systemctl", "is-active", "after.service").code)
+        return not server.run("systemctl", "is-active", "after.service").code
+
+    server.wait(look, 90)  # not before there was no pull for a while
+    look()
     runs = json.loads(server.ok("capkeep", "--json", "history", "--limit", "10"))
     assert [r["action"] for r in runs][:3] == ["after-pulls", "backup", "after-pulls"]
     assert [r["outcome"] for r in runs[:2]] == ["complete", "failed"]

@@ -236,10 +236,15 @@ class Summary(NamedTuple):
     total_files: int = 0
     seconds: float = 0.0
     dry_run: bool = False
-    program: str = ""  # what the engine's `version` prints, from one that says so here too
 
 
-Event = Progress | Unreadable | Unset | Warned | Said | Seen | Summary
+class Named(NamedTuple):
+    """The engine says itself what its `version` prints."""
+
+    text: str
+
+
+Event = Progress | Unreadable | Unset | Warned | Said | Seen | Summary | Named
 
 
 class Diagnosis(NamedTuple):

@@ -13,6 +13,7 @@ from capkeep.engines.base import (
     Cause,
     CheckResult,
     Event,
+    Named,
     Progress,
     RestoreResult,
     Said,
@@ -172,8 +173,8 @@ def _summary(message: dict[str, object]) -> tuple[Event, ...]:
             bytes_processed=as_int(found.get("original_size")),
             total_files=as_int(found.get("nfiles")),
             seconds=float(duration) if isinstance(duration, int | float) else 0.0,
-            program=as_text(message.get("program")),
         ),
+        *((Named(program),) if (program := as_text(message.get("program"))) else ()),
     )
 
 

@@ -9,6 +9,7 @@ from capkeep.engines.base import (
     Diagnosis,
     Entry,
     Event,
+    Named,
     Progress,
     RestoreResult,
     Said,
@@ -58,7 +59,10 @@ class BackupReader(LineReader):
         if "message" in item:
             return (Said(as_text(item["message"])),)
         found = item.get("summary")
-        return (_summary(found),) if isinstance(found, dict) else ()
+        if not isinstance(found, dict):
+            return ()
+        program = as_text(found.get("program"))
+        return (_summary(found), Named(program)) if program else (_summary(found),)
 
 
 def _cause(item: dict[str, object]) -> Cause:
@@ -80,7 +84,6 @@ def _summary(found: dict[str, object]) -> Summary:
         bytes_processed=as_int(found.get("bytes_processed")),
         total_files=total,
         dry_run=found.get("dry_run") is True,
-        program=as_text(found.get("program")),
     )
 
 

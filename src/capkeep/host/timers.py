@@ -20,7 +20,7 @@ _NOT_HERE: Final = ("ProtectProc", "ProcSubset")
 def names(plan: Plan) -> tuple[str, ...]:
     """The timers, which are started at boot and by `apply`."""
     tables = whole(plan)
-    watch = (f"{watch_name(plan)}.timer",) if tables else ()
+    watch = (f"{watch_name(plan)}.timer",) if tables or plan.after_pulls else ()
     return (*(f"{plan.name}-{table.unit}.timer" for table in tables), *watch)
 
 
@@ -35,7 +35,7 @@ def units(plan: Plan, host_facts: str) -> Iterator[Unit]:
     for table in tables:
         yield _timer(plan, table)
         yield _service(plan, table, host_facts)
-    if tables:
+    if tables or plan.after_pulls:
         yield from _watch(plan, host_facts)
 
 

@@ -12,6 +12,7 @@ from capkeep.engines.base import (
     Cause,
     Engine,
     Event,
+    Named,
     Progress,
     Said,
     Seen,
@@ -422,6 +423,7 @@ class _Hearing:
         self._shown = 0.0
         self._canary_seen = False
         self._summary: Summary | None = None
+        self._named = ""
 
     def take(self, event: Event) -> None:
         """One event of the engine."""
@@ -440,6 +442,8 @@ class _Hearing:
             self._canary_seen = True
         elif isinstance(event, Summary):
             self._summary = event
+        elif isinstance(event, Named):
+            self._named = event.text
 
     @property
     def snapshot(self) -> str:
@@ -448,8 +452,8 @@ class _Hearing:
 
     def name(self, caller: Caller, program: bytes) -> str:
         """The engine's, which may have told its version; `program` is its file as it was before."""
-        if self._summary and self._summary.program:
-            caller.remember(program, self._summary.program.encode())
+        if self._named:
+            caller.remember(program, self._named.encode())
         return caller.name()
 
     def look_up(self, caller: Caller, path: str) -> None:
