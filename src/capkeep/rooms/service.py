@@ -1,7 +1,7 @@
 """What a vault serves an engine with, on pairs of pipes: one of two kinds.
 
 Where capkeep itself speaks the engine's protocol that is `rest.service`; elsewhere it is a program
-of the engine's (`served`), which gets the pipes as its standard input and output.
+of the engine's (`served`), which gets the pipes as they come.
 """
 
 import errno
